@@ -1,0 +1,1 @@
+"""Networks: generators, and the files they are kept in."""
