@@ -1,0 +1,67 @@
+"""The one shape every super-resolution network has here: ``sr = generator(lr)``."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srtrain import checks
+
+
+class Spec(TypedDict):
+    """What rebuilds a network: the dotted path of its class and its constructor's arguments."""
+
+    _target_: str
+    kwargs: dict[str, Any]
+
+
+class Generator(nn.Module):
+    """``net`` padded to the sizes it can take: the output is ``scale`` x the input at any size.
+
+    ``lr`` is padded right and below by reflection (by repetition beyond what reflection can give)
+    up to ``min_size`` and a multiple of ``multiple_of``, and the result cropped; a network without
+    such needs is called directly. ``net.state_dict()`` is what checkpoints and other tools hold.
+
+    Shapes: lr (B, C, h, w) float -> (B, C', h * scale, w * scale) of the same dtype.
+    Raises: ValueError if ``lr`` is no float batch, or if the network enlarges by another factor.
+    """
+
+    def __init__(
+        self, net: nn.Module, *, scale: int, spec: Spec, multiple_of: int = 1, min_size: int = 1
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.scale = scale
+        self.spec = spec
+        self.multiple_of = multiple_of
+        self.min_size = min_size
+
+    def forward(self, lr: Tensor) -> Tensor:
+        checks.image_batch(lr, "lr")
+        height, width = lr.shape[-2:]
+        padded = _pad(lr, bottom=self._missing(height), right=self._missing(width))
+        sr: Tensor = self.net(padded)
+        if sr.shape[-2:] != (padded.shape[-2] * self.scale, padded.shape[-1] * self.scale):
+            raise ValueError(
+                f"{self.spec['_target_']} turned {tuple(padded.shape)} into {tuple(sr.shape)}, "
+                f"which is not scale = {self.scale}; give it the same scale (`${{scale}}`)"
+            )
+        return sr[..., : height * self.scale, : width * self.scale].to(lr.dtype)
+
+    def _missing(self, size: int) -> int:
+        wanted = max(size, self.min_size)
+        return wanted + -wanted % self.multiple_of - size
+
+
+def _pad(image: Tensor, *, bottom: int, right: int) -> Tensor:
+    """Reflected as far as the image reaches, then repeated."""
+    if not bottom and not right:
+        return image
+    height, width = image.shape[-2:]
+    below, beside = min(bottom, height - 1), min(right, width - 1)
+    image = functional.pad(image, (0, beside, 0, below), mode="reflect")
+    if below == bottom and beside == right:
+        return image
+    return functional.pad(image, (0, right - beside, 0, bottom - below), mode="replicate")
