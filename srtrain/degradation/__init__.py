@@ -1,0 +1,1 @@
+"""From HR to LR."""

@@ -1,0 +1,143 @@
+"""Bicubic: MATLAB's, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srtrain.color import luma
+from srtrain.degradation.resize import Bicubic, bicubic_uint8, resize_matrix, upscale
+
+SET5 = ("baby", "bird", "butterfly", "head", "woman")
+
+
+def _rgb(path: Path) -> Tensor:
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+
+
+def _crop(image: Tensor, scale: int) -> Tensor:
+    height, width = (side // scale * scale for side in image.shape[-2:])
+    return image[..., :height, :width]
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_set5_files_are_reproduced_bit_for_bit(shared: Path, scale: int) -> None:
+    root = shared / "data" / "Set5"
+    for name in SET5:
+        hr = _crop(_rgb(root / "HR" / f"{name}.png"), scale)
+        lr = _rgb(root / "LR_bicubic" / f"X{scale}" / f"{name}x{scale}.png")
+        assert torch.equal(bicubic_uint8(hr, scale), lr), name
+        batch = Bicubic(scale=scale)(hr[None].float() / 255, torch.zeros(1, dtype=torch.int64))
+        torch.testing.assert_close(batch[0], lr.float() / 255, rtol=0, atol=0)
+
+
+def test_set5_bicubic_x4_is_28_43_db(shared: Path) -> None:
+    psnrs = []
+    for name in SET5:
+        hr = _crop(_rgb(shared / "data" / "Set5" / "HR" / f"{name}.png"), 4)
+        sr = upscale(bicubic_uint8(hr, 4)[None].double() / 255, scale=4)
+        sr = (sr.clamp(0, 1) * 255 + 0.5).floor() / 255
+        error = (luma(sr) - luma(hr[None].double() / 255))[..., 4:-4, 4:-4]
+        psnrs.append(-10 * error.square().mean().log10().item())
+    assert np.mean(psnrs) == pytest.approx(28.43, abs=0.005)
+
+
+# By hand from Keys' cubic with a = -1/2. Shrinking by 2 samples it at ±1/4, ±3/4, ±5/4, ±7/4 of
+# two input pixels: [-3, -9, 29, 111, 111, 29, -9, -3] / 256. Enlarging by 2 samples it at
+# 1/4, 3/4, 5/4, 7/4: [-9, 111, 29, -3] / 128.
+@pytest.mark.parametrize(
+    ("n_in", "n_out", "scale", "row", "first", "expected"),
+    [
+        (32, 16, 0.5, 8, 13, np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256),
+        (32, 64, 2.0, 33, 15, np.array([-9, 111, 29, -3]) / 128),
+        (32, 64, 2.0, 32, 14, np.array([-3, 29, 111, -9]) / 128),
+        (4, 4, 1.0, 2, 2, np.array([1.0])),
+    ],
+)
+def test_rows_of_the_matrix(
+    n_in: int, n_out: int, scale: float, row: int, first: int, expected: np.ndarray
+) -> None:
+    want = torch.zeros(n_in, dtype=torch.float64)
+    want[first : first + len(expected)] = torch.from_numpy(expected)
+    torch.testing.assert_close(resize_matrix(n_in, n_out, scale)[row], want, rtol=0, atol=1e-15)
+
+
+def test_borders_are_mirrored_with_the_edge_pixel_repeated() -> None:
+    # By hand: output 0 of a x2 shrink reads pixels -3 … 4; -1, -2, -3 fold onto 0, 1, 2.
+    first = resize_matrix(16, 8, 0.5)[0, :5] * 256
+    want = torch.tensor([111 + 29, 111 - 9, 29 - 3, -9, -3], dtype=torch.float64)
+    torch.testing.assert_close(first, want)
+
+
+@pytest.mark.parametrize("scale", [1, 1.1, 1.5, 2, 2.7, 3, 4, 5, 6, 7, 8])
+def test_every_scale_keeps_constants_and_a_linear_ramp(scale: float) -> None:
+    side = 120
+    ramp = torch.arange(side, dtype=torch.float64).expand(1, 3, side, side) / side
+    for zoom, small in ((scale, False), (1 / scale, True)):
+        size = int(np.ceil(side * zoom - 1e-6))
+        matrix = resize_matrix(side, size, zoom)
+        torch.testing.assert_close(matrix.sum(1), torch.ones(size, dtype=torch.float64))
+        got = ramp[0, 0, 0] @ matrix.T * side
+        centre = (torch.arange(size, dtype=torch.float64) + 0.5) / zoom - 0.5
+        inner = slice(size // 3, 2 * size // 3)
+        # Keys' cubic reproduces lines where it is not truncated; the stretched kernel of a
+        # fractional shrink is normalised but only nearly linear.
+        tolerance = 0.02 * scale if small and scale != int(scale) else 1e-9
+        assert (got - centre)[inner].abs().max() < tolerance
+    assert upscale(ramp[..., :12, :12], scale=scale).shape[-1] == int(np.ceil(12 * scale - 1e-6))
+
+
+def test_ties_round_up_as_in_matlab() -> None:
+    # By hand: rows 0 and 1 alternating 0 and 1 average to 1/2 inside, which rounds up to 1.
+    image = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    image[:, ::2] = 1
+    assert bicubic_uint8(image, 2)[0, 4:-4].eq(1).all()
+
+
+def test_batched_equals_alone_and_stays_in_range() -> None:
+    hr = torch.rand(3, 3, 24, 36, generator=torch.Generator().manual_seed(1)).round()
+    lr = Bicubic(scale=4)(hr, torch.arange(3))
+    assert lr.shape == (3, 3, 6, 9)
+    assert lr.dtype == torch.float32
+    assert lr.min() >= 0
+    assert lr.max() <= 1
+    assert torch.equal(lr[1:2], Bicubic(scale=4)(hr[1:2], torch.arange(1)))
+    assert torch.equal((lr * 255).round().to(torch.uint8), bicubic_uint8((hr * 255).byte(), 4))
+
+
+def test_upscale_is_differentiable_after_use_in_inference_mode() -> None:
+    with torch.inference_mode():
+        upscale(torch.rand(1, 3, 5, 9), scale=3)
+    lr = torch.rand(1, 3, 5, 9, requires_grad=True)
+    upscale(lr, scale=3).sum().backward()
+    assert lr.grad is not None
+    torch.testing.assert_close(lr.grad.sum(), torch.tensor(3.0 * 5 * 9 * 9))
+
+
+def test_upscale_under_autocast_keeps_its_precision() -> None:
+    lr = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = upscale(lr, scale=2)
+    torch.testing.assert_close(fast, upscale(lr, scale=2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: bicubic_uint8(torch.zeros(3, 8, 8), 2), "uint8"),
+        (lambda: bicubic_uint8(torch.zeros(3, 9, 8, dtype=torch.uint8), 2), "height .* = 9"),
+        (lambda: Bicubic(scale=9), "1 … 8"),
+        (lambda: upscale(torch.zeros(3, 8, 8), scale=2), r"\(B, C, H, W\)"),
+        (lambda: resize_matrix(0, 4, 2.0), "positive"),
+        (lambda: resize_matrix(4, 4, 9.0), "1/8 … 8"),
+    ],
+)
+def test_misuse_is_named(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
