@@ -1,0 +1,64 @@
+#!/bin/sh
+# Makes .venv in this checkout and installs srtrain into it. A second run finds nothing to do.
+#   sh scripts/setup.sh                       from any folder
+#   PYTHON=/opt/python3.12 sh scripts/setup.sh   with a chosen interpreter
+set -eu
+
+fail() {
+    echo "srtrain: setup: $*" >&2
+    exit 1
+}
+
+suits() { # is $1 a Python that starts and is new enough? (pyenv's shims may exist and still fail)
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+makes_environments() { # Debian packs venv apart from Python
+    "$1" -c 'import ensurepip, ssl, venv' >/dev/null 2>&1
+}
+
+find_python() {
+    without_venv=
+    for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3 python3.14 \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
+        "$HOME"/.local/share/uv/python/*/bin/python3 /opt/*/bin/python3 /usr/local/bin/python3; do
+        suits "$candidate" || continue
+        if makes_environments "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+        without_venv=${without_venv:-$candidate}
+    done
+    [ -z "$without_venv" ] ||
+        fail "$without_venv lacks the venv module · apt-get install python3-venv (or its like)"
+    fail "no Python 3.11 or newer found · install one (apt-get install python3 python3-venv," \
+        "pyenv install 3.12, or uv python install 3.12), or name it: PYTHON=/path/to/python3"
+}
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+cd "$root"
+HOME=${HOME:-/nonexistent}
+stamp=.venv/srtrain.stamp
+# The checkout's path belongs to it: a moved environment's scripts point to the old place.
+wanted="$(cat pyproject.toml constraints.txt | cksum) $root"
+
+if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+
+if ! { [ -x .venv/bin/python ] && suits .venv/bin/python; }; then
+    python=$(find_python)
+    needed=${SRTRAIN_DISK_GB:-8} # measured: 6.4 GB installed, the rest for pip's unpacking
+    free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
+    [ "$free" -ge "$needed" ] ||
+        fail "$free GB free in $root, about $needed GB needed · free some space, or clone elsewhere"
+    echo "srtrain: setup: $python makes $root/.venv (about 7 GB, a few minutes)"
+    "$python" -m venv --clear .venv || fail "$python could not make $root/.venv · see above"
+fi
+
+rm -f "$stamp"
+.venv/bin/python -m pip install --use-pep517 -c constraints.txt -e '.[dev]' ||
+    fail "pip could not install everything · see above; is the package index reachable?" \
+        "Then run the same command again"
+printf '%s\n' "$wanted" >"$stamp"
+echo "srtrain: setup: done"
