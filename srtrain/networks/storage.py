@@ -1,0 +1,143 @@
+"""The checkpoint file: one torch zip of plain tensors and JSON types, whole or absent.
+
+Keys: ``format`` (1), ``generator`` {``_target_``, ``kwargs``}, ``scale``, ``step``, ``state_dict``
+(bare keys of the generator's network; the EMA where there is one), ``train_state`` (all that
+resuming needs), ``protocol``, ``version``. Read with ``weights_only=True`` alone.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srtrain.errors import StorageError
+from srtrain.files import read_json, sha256_of, write_atomic, write_json
+
+FORMAT = 1
+REQUIRED = ("format", "generator", "scale", "step", "state_dict")
+POINTER = "last"
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content`` to ``path`` atomically, then the pointer ``last`` beside it.
+
+    Raises: StorageError naming the folder when the disk refuses; what was there before stays.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **content}, buffer)
+    try:
+        write_atomic(path, buffer.getbuffer().tobytes())
+        pointer = {"file": path.name, "step": content["step"], "sha256": sha256_of(path)}
+        write_json(path.parent / POINTER, pointer)
+    except OSError as error:
+        raise StorageError(
+            f"cannot save the checkpoint: {error.strerror or error}",
+            where=str(path),
+            fix="free some space or choose another run_dir; earlier checkpoints are untouched",
+        ) from error
+
+
+def is_own_checkpoint(content: object) -> bool:
+    """Whether a loaded file is a checkpoint of this project (of any format number)."""
+    return isinstance(content, dict) and all(key in content for key in REQUIRED)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of an own checkpoint, tensors on the CPU.
+
+    Raises: StorageError when the file is missing, torn, unsafe, or no checkpoint of ours.
+    """
+    content = load_tensors(path)
+    if not is_own_checkpoint(content):
+        raise StorageError(
+            "not a srtrain checkpoint", where=str(path), fix="give a step-*.ckpt or a run folder"
+        )
+    if content["format"] != FORMAT:
+        raise StorageError(
+            f"checkpoint format {content['format']}, this srtrain reads {FORMAT}",
+            where=str(path),
+            fix="use the srtrain version that wrote it",
+        )
+    return dict(content)
+
+
+def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file holds
+    """``torch.load`` with ``weights_only=True``, its failures told apart.
+
+    Raises: StorageError for a missing, empty, truncated, HTML or git-LFS file, or a pickle that
+    asks for more than tensors.
+    """
+    if not path.is_file():
+        raise StorageError("no such file", where=str(path), fix="check the path")
+    head = path.open("rb").read(64)
+    reason = _not_weights(head)
+    if reason:
+        raise StorageError(reason[0], where=str(path), fix=reason[1])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).replace("\n", " ")
+        raise StorageError(
+            f"unsafe or broken pickle: {first[:160]}",
+            where=str(path),
+            fix="nothing was executed; ask for a file that holds plain tensors, or .safetensors",
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise StorageError(
+            "truncated or damaged file", where=str(path), fix="download or copy it again"
+        ) from error
+
+
+def _not_weights(head: bytes) -> tuple[str, str] | None:
+    if not head:
+        return "empty file", "download or copy it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-LFS pointer, not the file itself", "run `git lfs pull` where it came from"
+    if head.lstrip()[:1] == b"<":
+        return "an HTML page, not weights", "download the raw file"
+    return None
+
+
+def resolve(path: Path) -> Path:
+    """The checkpoint file that ``path`` means: a file, the pointer ``last``, or a run folder.
+
+    Raises: StorageError when nothing valid is found.
+    """
+    if path.is_dir():
+        found = newest_valid(path)
+        if found is None:
+            raise StorageError(
+                "no valid checkpoint in this folder", where=str(path), fix="give another run folder"
+            )
+        return found
+    if path.name == POINTER and path.is_file():
+        pointed = path.parent / str(read_json(path)["file"])
+        return resolve(path.parent) if not pointed.is_file() else pointed
+    if not path.is_file():
+        raise StorageError("no such file or folder", where=str(path), fix="check the path")
+    return path
+
+
+def newest_valid(run_dir: Path) -> Path | None:
+    """The checkpoint with the highest step that loads, below ``run_dir``; None without any.
+
+    Torn files are passed over: names carry the step, content decides.
+    """
+    folder = run_dir / "checkpoints" if (run_dir / "checkpoints").is_dir() else run_dir
+    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
+        try:
+            read_checkpoint(path)
+        except StorageError:
+            continue
+        return path
+    return None
+
+
+def checkpoint_name(step: int) -> str:
+    """``step-000123.ckpt``: sorts by step up to a million, and by length beyond."""
+    return f"step-{step:06d}.ckpt"

@@ -1,0 +1,108 @@
+"""The run folder: created and locked here; everything a run leaves behind lies below it."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+import socket
+from typing import TYPE_CHECKING, Any, TextIO
+
+from srtrain.errors import ConfigError, StorageError
+from srtrain.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+HEADER = ("step", "name", "value")
+
+
+class RunFolder:
+    """``config.yaml metrics.csv summary.json checkpoints/ samples/ wandb/ error.log``.
+
+    Raises: StorageError when the folder cannot be written to — before any work is done.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.samples = path / "samples"
+        self.metrics = path / "metrics.csv"
+        self.summary = path / "summary.json"
+        self.config = path / "config.yaml"
+        self._lock: TextIO | None = None
+
+    def create(self) -> None:
+        """Make the folders and prove that they can be written to."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.samples.mkdir(exist_ok=True)
+            write_atomic(self.path / ".writable", b"")
+            (self.path / ".writable").unlink()
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to the run folder: {error.strerror}",
+                where=str(self.path),
+                fix="choose another run_dir=DIR",
+            ) from error
+
+    def lock(self) -> None:
+        """Hold the folder for this process; the lock goes with the process, however it ends.
+
+        Raises: ConfigError naming the holder when another process has it.
+        """
+        stream = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "another process"
+            stream.close()
+            raise ConfigError(
+                f"the run folder is in use by {holder}",
+                where=str(self.path),
+                fix="wait for it, stop it, or choose another run_dir=DIR",
+            ) from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        self._lock = stream
+
+    def write_config(self, yaml: str) -> None:
+        """Keep the resolved configuration."""
+        write_atomic(self.config, yaml.encode())
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace ``summary.json``."""
+        write_json(self.summary, dict(summary))
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add rows ``step,name,value`` to ``metrics.csv``."""
+        new = not self.metrics.exists()
+        with self.metrics.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            if new:
+                writer.writerow(HEADER)
+            writer.writerows((step, name, repr(float(v))) for name, v in metrics.items())
+
+    def read_metrics(self) -> list[tuple[int, str, float]]:
+        """All complete rows of ``metrics.csv``; a torn last line is passed over."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        with self.metrics.open(newline="", encoding="utf-8") as stream:
+            for row in csv.reader(stream):
+                if len(row) == len(HEADER) and row[0].isdigit():
+                    rows.append((int(row[0]), row[1], float(row[2])))
+        return rows
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the rows beyond ``step``: a resumed run writes them again."""
+        kept = [row for row in self.read_metrics() if row[0] <= step]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer)
+        writer.writerow(HEADER)
+        writer.writerows((s, name, repr(value)) for s, name, value in kept)
+        write_atomic(self.metrics, buffer.getvalue().encode())

@@ -1,0 +1,48 @@
+"""Many ranks: equal weights at the start, equal gradients at every step, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
+
+if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
+    from torch import nn
+
+
+class FlatDDP(DDPStrategy):
+    """Data parallel without a wrapper: rank 0's weights everywhere, then flat all-reduces.
+
+    Wrapping a module that holds generator and discriminator makes stock DDP search for unused
+    parameters; averaging each network's gradients once per step needs no search, and every rank
+    sees the same gradient, so the same decision about non-finite ones.
+    """
+
+    def configure_ddp(self) -> None:
+        """Broadcast the initial state; the module stays unwrapped."""
+        module = self.lightning_module
+        if module is None:
+            raise RuntimeError("configure_ddp before the module was connected")
+        with torch.no_grad():
+            for tensor in [*module.parameters(), *module.buffers()]:
+                dist.broadcast(tensor, src=0)
+
+
+def average_gradients(strategy: Strategy, network: nn.Module) -> None:
+    """Replace every gradient of ``network`` by its mean over the ranks: one flat all-reduce.
+
+    Does nothing under one process or a strategy that reduces by itself.
+    """
+    if not isinstance(strategy, FlatDDP) or strategy.world_size == 1:
+        return
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= strategy.world_size
+    pieces = flat.split([gradient.numel() for gradient in gradients])
+    torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])

@@ -1,0 +1,111 @@
+"""What validation gathers: per-image figures, the bicubic line, and the pictures' material."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+
+    from srtrain.batch import Batch
+    from srtrain.metrics.image_metrics import ImageMetrics
+
+Figures = dict[str, dict[str, float]]
+Row = tuple[int, int, dict[str, float]]
+
+
+class Panel(NamedTuple):
+    """One validated image, on the CPU: (3, H, W) floats, ``lr`` (3, h, w)."""
+
+    data: str
+    name: str
+    lr: Tensor
+    bicubic: Tensor
+    sr: Tensor
+    hr: Tensor
+
+
+class Validation:
+    """Measures each validation image once per round; reduces over images and ranks.
+
+    ``upscale(lr)`` gives the baseline. Its figures (``bicubic``) are measured in the first round
+    and kept, its pictures are made for the first ``num_panels`` images of each set.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: ImageMetrics,
+        upscale: Callable[[Tensor], Tensor],
+        names: Sequence[str],
+        num_panels: int = 5,
+    ) -> None:
+        self.metrics = metrics
+        self.upscale = upscale
+        self.names = list(names)
+        self.num_panels = num_panels
+        self.val: Figures = {}
+        self.bicubic: Figures = {}
+        self.panels: list[Panel] = []
+        self.measured_at: int | None = None
+        self._rows: list[Row] = []
+        self._bicubic_rows: list[Row] = []
+
+    def start(self, device: torch.device) -> None:
+        """Begin a round."""
+        self.metrics.to(device)
+        self._rows, self._bicubic_rows, self.panels = [], [], []
+
+    def add(self, data: int, batch: Batch, *, sr: Tensor, hr: Tensor, lr: Tensor) -> None:
+        """Measure one batch of one set; ``sr``, ``hr``, ``lr`` are float (B, 3, …) in [0, 1]."""
+        samples = [int(sample) for sample in batch["sample"]]
+        self._rows += _rows(data, samples, self.metrics(sr, hr, lr))
+        shown = [b for b, sample in enumerate(samples) if sample < self.num_panels]
+        if self.bicubic and not shown:
+            return
+        bicubic = self.upscale(lr).clamp(0, 1)
+        if not self.bicubic:
+            self._bicubic_rows += _rows(data, samples, self.metrics(bicubic, hr, lr))
+        for b in shown:
+            images = (image[b].float().cpu() for image in (lr, bicubic, sr.clamp(0, 1), hr))
+            self.panels.append(Panel(self.names[data], batch["name"][b], *images))
+
+    def finish(self, step: int) -> None:
+        """Reduce over all images of all ranks; every rank ends with the same figures."""
+        self.val = self._reduce(self._rows)
+        if not self.bicubic:
+            self.bicubic = self._reduce(self._bicubic_rows)
+        self.measured_at = step
+
+    def mean(self, metric: str) -> float | None:
+        """The mean of one metric over the sets; None where it was not measured."""
+        values = [figures[metric] for figures in self.val.values() if metric in figures]
+        return sum(values) / len(values) if values else None
+
+    def _reduce(self, rows: list[Row]) -> Figures:
+        gathered = sorted(_all_ranks(rows), key=lambda row: row[:2])
+        return {
+            name: self.metrics.reduce([row[2] for row in gathered if row[0] == index])
+            for index, name in enumerate(self.names)
+        }
+
+
+def _rows(data: int, samples: list[int], figures: Mapping[str, Tensor]) -> list[Row]:
+    columns = {name: values.tolist() for name, values in figures.items()}
+    return [
+        (data, sample, {name: values[b] for name, values in columns.items()})
+        for b, sample in enumerate(samples)
+    ]
+
+
+def _all_ranks(rows: list[Row]) -> list[Row]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, rows)
+    return [row for part in gathered for row in part]
