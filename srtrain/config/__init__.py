@@ -1,0 +1,1 @@
+"""The configuration: found, composed by Hydra, and refused before torch is imported."""

@@ -1,0 +1,90 @@
+"""From the words of a command line to one configuration; torch is never imported here."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from srtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+VERSION_BASE = "1.3"
+
+
+def conf_dir() -> Path:
+    """The absolute folder of ``train.yaml``: in the package (wheel), else in the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(
+        "the configuration folder is missing",
+        where=f"{package / 'conf'} and {package.parent / 'conf'}",
+        fix="reinstall srtrain",
+    )
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One run's configuration, and how it was asked for."""
+
+    config: DictConfig
+    choices: Mapping[str, str]  # group -> option, as Hydra settled them
+    argv: tuple[str, ...]  # the words that compose it again
+    config_dirs: tuple[Path, ...] = field(default=())
+
+    @property
+    def experiment(self) -> str:
+        """The name of the experiment, as given on the command line."""
+        return self.choices.get("experiment", "none")
+
+
+def compose(argv: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Composition:
+    """Compose ``KEY=VALUE`` words without checking them (``preflight.check`` does that)."""
+    words = [*argv, *search_path(config_dirs)]
+    with hydra_ready():
+        config = hydra_compose("train", overrides=words, return_hydra_config=True)
+    choices = {
+        group: option
+        for group, option in config.hydra.runtime.choices.items()
+        if isinstance(option, str) and not group.startswith("hydra/")
+    }
+    with open_dict(config):
+        del config["hydra"]
+    return Composition(config, choices, tuple(argv), tuple(config_dirs))
+
+
+def search_path(config_dirs: Sequence[Path]) -> list[str]:
+    """The Hydra override that adds ``config_dirs`` to the search path, if there are any."""
+    if not config_dirs:
+        return []
+    folders = ",".join(f"'file://{folder}'" for folder in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"]
+
+
+@contextmanager
+def hydra_ready() -> Iterator[None]:
+    """Hydra at ``conf_dir()``, our resolvers registered; restores what was there before."""
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
+        yield
+
+
+def register_resolvers() -> None:
+    """``${mul:a,b}``: the product, e.g. a patch of 48 LR pixels in HR pixels."""
+    OmegaConf.register_new_resolver("mul", _product, replace=True)
+
+
+def _product(*factors: float) -> float:
+    product = 1.0 if any(isinstance(factor, float) for factor in factors) else 1
+    for factor in factors:
+        product *= factor
+    return product
