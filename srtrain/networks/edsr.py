@@ -28,6 +28,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = _conv(num_features, num_features)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Shapes: (B, C, h, w) -> the same."""
         residual: Tensor = self.conv2(self.relu(self.conv1(features)))
         if self.res_scale != 1.0:
             residual = residual * self.res_scale
@@ -69,6 +70,7 @@ class EDSR(nn.Module):
         self.conv_last = _conv(num_features, 3)
 
     def forward(self, lr: Tensor) -> Tensor:
+        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
         features = self.conv_first((lr - self.mean) * self.image_range)
         features = features + self.conv_after_body(self.body(features))
         sr: Tensor = self.conv_last(self.upsample(features))
@@ -103,6 +105,7 @@ class SRResNet(nn.Module):
                 _small_init(module)
 
     def forward(self, lr: Tensor) -> Tensor:
+        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
         features = self.body(self.act(self.conv_first(lr)))
         for number, factor in enumerate(self.factors, start=1):
             wide = self.get_submodule(f"upconv{number}")(features)
@@ -136,6 +139,7 @@ class EDSRLite(nn.Module):
             nn.init.zeros_(_bias(self.tail))
 
     def forward(self, lr: Tensor) -> Tensor:
+        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
         head = self.head(lr)
         detail = functional.pixel_shuffle(self.tail(head + self.body(head)), self.scale)
         return detail + _enlarge(lr, self.scale, mode="bicubic")

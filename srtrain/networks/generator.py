@@ -39,6 +39,7 @@ class Generator(nn.Module):
         self.min_size = min_size
 
     def forward(self, lr: Tensor) -> Tensor:
+        """Shapes: lr (B, C, h, w) -> sr (B, C', h * scale, w * scale)."""
         checks.image_batch(lr, "lr")
         height, width = lr.shape[-2:]
         padded = _pad(lr, bottom=self._missing(height), right=self._missing(width))
