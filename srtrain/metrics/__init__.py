@@ -1,0 +1,1 @@
+"""What a generator is measured by: pure functions, one value per image."""
