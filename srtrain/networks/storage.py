@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from srtrain.errors import StorageError
 from srtrain.files import read_json, sha256_of, write_atomic, write_json
@@ -21,6 +23,17 @@ from srtrain.files import read_json, sha256_of, write_atomic, write_json
 FORMAT = 1
 REQUIRED = ("format", "generator", "scale", "step", "state_dict")
 POINTER = "last"
+
+# What torch and safetensors raise on files that were cut or changed.
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -57,6 +70,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise StorageError(
             "not a srtrain checkpoint", where=str(path), fix="give a step-*.ckpt or a run folder"
         )
+    return own_content(content, path)
+
+
+def own_content(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``content`` of an own checkpoint, if this srtrain reads its format.
+
+    Raises: StorageError for another format number.
+    """
     if content["format"] != FORMAT:
         raise StorageError(
             f"checkpoint format {content['format']}, this srtrain reads {FORMAT}",
@@ -67,7 +88,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file holds
-    """``torch.load`` with ``weights_only=True``, its failures told apart.
+    """A safetensors file, or ``torch.load`` with ``weights_only=True``; failures told apart.
 
     Raises: StorageError for a missing, empty, truncated, HTML or git-LFS file, or a pickle that
     asks for more than tensors.
@@ -79,6 +100,8 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
     if reason:
         raise StorageError(reason[0], where=str(path), fix=reason[1])
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         first = str(error).replace("\n", " ")
@@ -87,7 +110,7 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
             where=str(path),
             fix="nothing was executed; ask for a file that holds plain tensors, or .safetensors",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise StorageError(
             "truncated or damaged file", where=str(path), fix="download or copy it again"
         ) from error
