@@ -19,7 +19,13 @@ makes_environments() { # Debian packs venv apart from Python
 
 find_python() {
     without_venv=
-    for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3 python3.14 \
+    if [ -n "${PYTHON:-}" ]; then
+        suits "$PYTHON" || fail "PYTHON=$PYTHON does not start, or is older than 3.11"
+        makes_environments "$PYTHON" || fail "PYTHON=$PYTHON lacks the venv module"
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3.13 python3.12 python3.11 python3 python3.14 \
         "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
         "$HOME"/.local/share/uv/python/*/bin/python3 /opt/*/bin/python3 /usr/local/bin/python3; do
         suits "$candidate" || continue

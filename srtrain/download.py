@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import http.client
 import os
@@ -147,6 +148,7 @@ def _append(url: str, stream: BinaryIO, bar: Progress) -> None:
                 stream.truncate(0)
             _receive(response, stream, have, bar)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
             raise
         # Nothing lies beyond what we hold: it is whole, or not of this file. The checksum knows.
@@ -170,7 +172,7 @@ def _receive(response: HTTPResponse, stream: BinaryIO, have: int, bar: Progress)
     free = shutil.disk_usage(stream.name).free
     if total and total - have > free:
         needed = f"{(total - have) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
-        raise OSError(28, f"no space: {needed}")
+        raise OSError(errno.ENOSPC, f"No space left: {needed}")
     task = bar.add_task("", total=total, completed=have)
     try:
         while chunk := response.read(CHUNK):
