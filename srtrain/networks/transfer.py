@@ -1,0 +1,107 @@
+"""Starting a training from weights that exist: x4 from x2, or from a published file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from srtrain.errors import StorageError
+from srtrain.networks.loading import StateDict, community_generator, read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from srtrain.networks.generator import Generator
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What of a file went into a generator, and the rest by kind (tensor names)."""
+
+    copied: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    other_shape: tuple[str, ...]
+
+    @property
+    def total(self) -> int:
+        """Number of the generator's tensors."""
+        return len(self.copied) + len(self.missing) + len(self.other_shape)
+
+    @property
+    def complete(self) -> bool:
+        """Whether both sides agree in every name and shape."""
+        return not (self.missing or self.unexpected or self.other_shape)
+
+    def __str__(self) -> str:
+        """One line: how many were copied, and the first five of each kind of the rest."""
+        kinds = (
+            ("missing in the file", self.missing),
+            ("unknown to the generator", self.unexpected),
+            ("of another shape", self.other_shape),
+        )
+        rest = [f"{len(names)} {kind}: {_first(names)}" for kind, names in kinds if names]
+        return "; ".join([f"{len(self.copied)} of {self.total} tensors copied", *rest])
+
+
+def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
+    """Copy every tensor of ``path`` whose name and shape the generator has, in place.
+
+    ``path`` is anything that ``load_generator`` takes, and any other file of named tensors. Names
+    are compared bare, then, if some do not match, as spandrel writes them (published RRDB files
+    come in two spellings).
+
+    Raises: StorageError, leaving the generator as it was, if less than half of its tensors match,
+    or if anything does not match and ``partial`` is false.
+    """
+    own = generator.net.state_dict()
+    state = read_state(path)
+    found = _compare(own, state)
+    if not found.complete:
+        respelt = _as_spandrel_writes(state, path)
+        state, found = max(
+            ((state, found), (respelt, _compare(own, respelt))), key=lambda it: len(it[1].copied)
+        )
+    if 2 * len(found.copied) < found.total:
+        raise StorageError(
+            f"less than half of the generator is in the file: {found}",
+            where=f"init_from={path}",
+            fix="choose the generator and the parameters that the file was trained with",
+        )
+    if not found.complete and not partial:
+        raise StorageError(
+            f"the file fits the generator only in part: {found}",
+            where=f"init_from={path}",
+            fix="init_from.partial=true trains the rest from its fresh weights",
+        )
+    with torch.no_grad():
+        for name in found.copied:
+            own[name].copy_(state[name])
+    return found
+
+
+def _compare(own: StateDict, state: StateDict) -> Transfer:
+    both = [name for name in own if name in state]
+    same = [name for name in both if own[name].shape == state[name].shape]
+    return Transfer(
+        copied=tuple(same),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+        other_shape=tuple(name for name in both if name not in set(same)),
+    )
+
+
+def _as_spandrel_writes(state: StateDict, path: Path) -> StateDict:
+    try:
+        return community_generator(state, path).net.state_dict()
+    except StorageError:
+        return {}
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
