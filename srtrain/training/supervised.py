@@ -98,13 +98,12 @@ class SupervisedSR(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
         return norm.detach()
 
-    def gradient_shares(self, batch: Batch) -> dict[str, Tensor]:
-        """Norm of each weighted term's gradient at the output, on one (micro-)batch."""
-        hr, lr = self.images(batch)
-        hr, lr = hr.chunk(self.accumulate)[0], lr.chunk(self.accumulate)[0]
+    def loss_details(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each weighted term's gradient norm at the output, and the robust terms' linear zones."""
+        hr, lr = (image.chunk(self.accumulate)[0] for image in self.images(batch))
         with torch.no_grad():
-            sr = self.generator(lr)
-        return self.loss.gradient_shares(sr.float(), hr.float())
+            sr = self.generator(lr).float()
+        return self.loss.gradient_shares(sr, hr), self.loss.linear_shares(sr, hr)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""

@@ -1,0 +1,78 @@
+"""What a finished run prints: figures beside bicubic, what each loss term counted, and where."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from srtrain.training.validation import Figures
+
+COLUMNS = {
+    "psnr_y": ("PSNR-Y", "{:.2f}"),
+    "ssim_y": ("SSIM-Y", "{:.4f}"),
+    "psnr_rgb": ("PSNR-RGB", "{:.2f}"),
+    "lpips_squeeze": ("LPIPS-sq", "{:.4f}"),
+    "lpips_alex": ("LPIPS-alex", "{:.4f}"),
+    "lpips_vgg": ("LPIPS-vgg", "{:.4f}"),
+    "lr_psnr": ("LR-PSNR", "{:.1f}"),
+    "rtm": ("rtm", "{:.2f}"),
+    "hf_ratio": ("hf_ratio", "{:.3f}"),
+    "hf_truth": ("hf_truth", "{:.3f}"),
+}
+
+
+def quality_table(val: Figures, bicubic: Figures) -> Table:
+    """One row for bicubic, one for the generator, per validation set."""
+    measured = {name for figures in val.values() for name in figures}
+    columns = {name: shown for name, shown in COLUMNS.items() if name in measured}
+    table = Table(box=box.SIMPLE_HEAD, title="on images never trained on", title_justify="left")
+    table.add_column("set")
+    table.add_column("image")
+    for title, _ in columns.values():
+        table.add_column(title, justify="right")
+    for data, figures in val.items():
+        for label, row in (("bicubic", bicubic.get(data, {})), ("SR", figures)):
+            cells = [
+                shown.format(row[name]) if name in row else "-"
+                for name, (_, shown) in columns.items()
+            ]
+            table.add_row(data, label, *cells, style="bold" if label == "SR" else "dim")
+    return table
+
+
+def loss_table(
+    weights: Mapping[str, float],
+    latest: Mapping[str, float],
+    shares: Mapping[str, Mapping[str, float]],
+    notes: Mapping[str, str],
+) -> Table:
+    """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms."""
+    table = Table(box=box.SIMPLE_HEAD, title="what each loss term counted", title_justify="left")
+    for title in ("term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", ""):
+        table.add_column(title, justify="left" if title in {"term", ""} else "right")
+    for name, weight in weights.items():
+        ratio = shares.get("gradient", {}).get(name)
+        table.add_row(
+            name,
+            f"{weight:g}",
+            f"{latest.get(f'train/{name}', float('nan')):.6f}",
+            f"{latest.get(f'train/share/{name}', float('nan')):.1%}",
+            "1" if ratio is None else f"{ratio:.2f}",
+            notes.get(name, ""),
+        )
+    return table
+
+
+def places(rows: Sequence[tuple[str, object]]) -> Table:
+    """Where the pictures, the table and the checkpoint are."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for label, place in rows:
+        table.add_row(label, str(place))
+    return table

@@ -1,0 +1,57 @@
+"""One picture of a run: the loss terms, and Y-PSNR over the bicubic line."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from srtrain.training.run_folder import RunFolder
+
+Series = dict[str, list[tuple[int, float]]]
+
+
+def plot_curves(folder: RunFolder) -> Path | None:
+    """Write ``curves.png`` from ``metrics.csv``; None when there is nothing to draw yet."""
+    series: Series = defaultdict(list)
+    for step, name, value in folder.read_metrics():
+        series[name].append((step, value))
+    losses = {name: points for name, points in series.items() if _is_loss(name)}
+    if not losses:
+        return None
+    # The object interface: no global state, no display needed.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _lines(left, losses, "raw loss terms")
+    left.set_yscale("log")
+    _lines(right, {k: v for k, v in series.items() if k.endswith("/psnr_y")}, "Y-PSNR [dB]")
+    path = folder.path / "curves.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _is_loss(name: str) -> bool:
+    parts = name.split("/")
+    others = {"learning_rate", "grad_norm", "samples_per_second"}
+    return len(parts) == 2 and parts[0] == "train" and parts[1] not in others
+
+
+def _lines(axes: Axes, series: Series, title: str) -> None:
+    for name, points in sorted(series.items()):
+        label = name.removeprefix("train/").removesuffix("/psnr_y")
+        if name.startswith("bicubic/"):
+            axes.axhline(points[-1][1], linestyle="--", color="0.5", label=label)
+        else:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set_title(title)
+    axes.set_xlabel("generator step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)

@@ -1,0 +1,107 @@
+"""The Lightning Trainer as srtrain uses it: generator steps, no epochs, own files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from srtrain.training.strategy import FlatDDP
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from srtrain.training.checkpointing import OneFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """What ``conf/trainer`` may set; steps are generator steps."""
+
+    max_steps: int
+    devices: int = 1
+    num_nodes: int = 1
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    accumulate: int = 1
+    strategy: Literal["single", "ddp"] = "single"
+    val_every_n_steps: int = 5000
+    log_every_n_steps: int = 100
+    compile: bool = False
+    timeout_s: int = 600
+    progress: bool = True
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether a CUDA device will do the work."""
+        return self.accelerator != "cpu" and torch.cuda.is_available()
+
+    @property
+    def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """bf16 where asked for, or where the hardware gains; CPUs without AMX lose by it."""
+        gains = self.uses_gpu and torch.cuda.is_bf16_supported()
+        wanted = self.precision == "bf16" or (self.precision == "auto" and gains)
+        return "bf16-mixed" if wanted else "32-true"
+
+
+def seed_networks(seed: int) -> None:
+    """Fix what initialises the networks; everything about samples is keyed by ``srtrain.rng``."""
+    seed_everything(seed, verbose=False)
+
+
+def under_slurm() -> bool:
+    """Whether srun started this process."""
+    return "SLURM_PROCID" in os.environ and "SLURM_NTASKS" in os.environ
+
+
+def make_trainer(
+    options: TrainerOptions,
+    *,
+    run_dir: Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    checkpoint_io: OneFile,
+) -> Trainer:
+    """A Trainer with every automatic switched off that srtrain does itself."""
+    plugins: list[Any] = [checkpoint_io]
+    if under_slurm() and options.strategy == "ddp":
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return Trainer(
+        max_steps=options.max_steps,
+        max_epochs=-1,
+        accelerator="gpu" if options.uses_gpu else "cpu",
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=_strategy(options),
+        precision=options.lightning_precision,
+        check_val_every_n_epoch=None,
+        val_check_interval=min(options.val_every_n_steps, options.max_steps),
+        log_every_n_steps=options.log_every_n_steps,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        plugins=plugins,
+        default_root_dir=run_dir,
+    )
+
+
+def _strategy(options: TrainerOptions) -> FlatDDP | str:
+    if options.strategy == "single":
+        return "auto"
+    return FlatDDP(
+        process_group_backend="nccl" if options.uses_gpu else "gloo",
+        timeout=timedelta(seconds=options.timeout_s),
+    )

@@ -1,0 +1,129 @@
+"""Small panels LR | bicubic | SR | HR with a zoomed detail, on disk and in the logger."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn import functional
+
+from srtrain.files import write_atomic
+from srtrain.metrics.quality import psnr
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from srtrain.training.run_folder import RunFolder
+    from srtrain.training.supervised import SupervisedSR
+    from srtrain.training.validation import Panel
+
+COLUMN = 320  # pixels: four columns fit a laptop's screen
+CAPTION = 24
+GAP = 6
+
+
+class Pictures(Callback):
+    """Draws the first ``max_images`` of each validation set after every validation.
+
+    Each panel has two rows: the whole image, and the HR's busiest square enlarged ``zoom`` times.
+    On disk one file per image is kept (``samples/<set>_<name>.png``, the newest), so that a long
+    run cannot fill the disk; the logger keeps the history.
+    """
+
+    def __init__(self, folder: RunFolder, *, max_images: int, zoom: int) -> None:
+        super().__init__()
+        if zoom < 1:
+            raise ValueError(f"zoom = {zoom} must be at least 1")
+        self.folder = folder
+        self.max_images = max_images
+        self.zoom = zoom
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and log the panels of this rank's images."""
+        module: SupervisedSR = pl_module  # type: ignore[assignment]
+        if trainer.global_step == 0:
+            return
+        drawn = {}
+        for panel in module.validation.panels:
+            image = draw(panel, zoom=self.zoom)
+            key = f"{panel.data}_{_safe(panel.name)}"
+            drawn[key] = image
+            save_png(image, self.folder, key)
+        for logger in trainer.loggers:
+            log = getattr(logger, "log_image", None)  # Weights & Biases has it, TensorBoard not
+            if log is not None and drawn:
+                for key, image in drawn.items():
+                    log(f"samples/{key}", [image], step=trainer.global_step)
+
+
+def draw(panel: Panel, *, zoom: int) -> Image.Image:
+    """The panel of one image as an RGB picture."""
+    height, width = panel.hr.shape[-2:]
+    lr = functional.interpolate(panel.lr[None], (height, width), mode="nearest-exact")[0]
+    columns = {
+        "LR": lr,
+        f"bicubic {_decibel(panel.bicubic, panel.hr)}": panel.bicubic,
+        f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
+        "HR": panel.hr,
+    }
+    side = max(8, min(height, width, COLUMN // zoom))
+    top, left = _busiest(panel.hr, side)
+    whole_height = round(COLUMN * height / width)
+    canvas = Image.new(
+        "RGB",
+        (4 * COLUMN + 3 * GAP, CAPTION + whole_height + GAP + COLUMN),
+        "white",
+    )
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=16)
+    for index, (caption, image) in enumerate(columns.items()):
+        x = index * (COLUMN + GAP)
+        pen.text((x + 4, 2), caption, fill="black", font=font)
+        whole = _picture(image)
+        corner = (left, top, left + side, top + side)
+        detail = whole.crop(corner).resize((COLUMN, COLUMN), Image.Resampling.NEAREST)
+        if index == 3:
+            ImageDraw.Draw(whole).rectangle(corner, outline=(255, 64, 64), width=2)
+        canvas.paste(whole.resize((COLUMN, whole_height), Image.Resampling.LANCZOS), (x, CAPTION))
+        canvas.paste(detail, (x, CAPTION + whole_height + GAP))
+    return canvas
+
+
+def save_png(image: Image.Image, folder: RunFolder, key: str) -> None:
+    """Replace ``samples/<key>.png``."""
+
+    def write(stream: BinaryIO) -> None:
+        image.save(stream, format="PNG")
+
+    write_atomic(folder.samples / f"{key}.png", write)
+
+
+def _busiest(hr: Tensor, side: int) -> tuple[int, int]:
+    """The corner of the square with the most gradient energy: texture, not one strong edge."""
+    gray = hr.mean(0, keepdim=True)[None]
+    energy = torch.zeros_like(gray)
+    energy[..., 1:, :] += gray.diff(dim=-2).abs()
+    energy[..., :, 1:] += gray.diff(dim=-1).abs()
+    sums = functional.avg_pool2d(energy.clamp(max=0.1), side, stride=max(1, side // 4))[0, 0]
+    row, column = divmod(int(sums.argmax()), sums.shape[1])
+    return row * max(1, side // 4), column * max(1, side // 4)
+
+
+def _picture(image: Tensor) -> Image.Image:
+    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _decibel(image: Tensor, hr: Tensor) -> str:
+    return f"{float(psnr(image[None], hr[None])):.2f} dB"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)[:80]
