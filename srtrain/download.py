@@ -65,7 +65,7 @@ def download(url: str, target: Path, *, sha256: str, progress: bool = True) -> P
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(part) as stream:
+        with locked(part) as stream:
             if target.is_file() and _matches(target, sha256):  # another process was faster
                 part.unlink()
                 return target
@@ -85,19 +85,19 @@ def _matches(path: Path, sha256: str) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(part: Path) -> Iterator[BinaryIO]:
-    """The part file, opened for appending, held by this process alone."""
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """The file, opened for appending and held by this process alone; removed if left empty."""
     while True:
-        with part.open("ab") as stream:
+        with path.open("ab") as stream:
             with contextlib.suppress(OSError):  # some network file systems know no locks
                 fcntl.flock(stream, fcntl.LOCK_EX)
             # Whoever held it before may have renamed or deleted the file that we opened.
-            if _still_at(part, stream):
+            if _still_at(path, stream):
                 try:
                     yield stream
                 finally:
-                    if _still_at(part, stream) and part.stat().st_size == 0:
-                        part.unlink()
+                    if _still_at(path, stream) and path.stat().st_size == 0:
+                        path.unlink()
                 return
 
 
