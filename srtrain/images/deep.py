@@ -1,0 +1,130 @@
+"""16 bits a channel, which Pillow cuts to 8 in everything but gray."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from srtrain.images.picture import Picture, Pixels
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6  # PNG colour types
+_BITS_PER_SAMPLE = 258  # TIFF tag
+
+
+def png_header(data: bytes) -> tuple[int, int, int, int] | None:
+    """(width, height, bit depth, colour type), or None if this is no PNG."""
+    if len(data) < 33 or not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR":
+        return None
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
+    return width, height, depth, colour
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened file holds 16-bit colour, or 16-bit gray with alpha."""
+    if image.format == "PNG":
+        layouts = [str(tile[3]) for tile in getattr(image, "tile", ())]
+        return image.mode in ("RGB", "RGBA") and any("16B" in layout for layout in layouts)
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
+        return bool(max(bits) == 16)
+    return False
+
+
+def read(path: Path, image: Image.Image, notes: tuple[str, ...]) -> Picture:
+    """The Picture of a file for which ``is_deep``, not turned yet."""
+    icc = image.info.get("icc_profile")
+    if image.format == "PNG":
+        levels, mode = _read_png(path.read_bytes())
+    else:
+        levels, mode = _read_tiff(path), f"{image.mode};16"
+    colours = levels.shape[2] - (levels.shape[2] in (2, 4))
+    alpha = levels[..., -1].copy() if colours < levels.shape[2] else None
+    pixels = np.ascontiguousarray(levels[..., :colours])
+    return Picture(pixels, alpha, mode=mode, icc=icc, notes=notes)
+
+
+def gray16(levels: Pixels) -> Pixels:
+    """uint16 of Pillow's 16 or 32-bit gray; levels that do not fit are refused, not clipped."""
+    if levels.dtype != np.uint16 and (levels.min() < 0 or levels.max() > 65535):
+        raise ValueError("32-bit gray levels beyond 0 … 65535; save it as 16-bit PNG")
+    return levels.astype(np.uint16)
+
+
+def encode_png(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> bytes:
+    """A 16-bit PNG file of uint16 (H, W, 1 or 3), with alpha (H, W) and profile if given."""
+    levels = pixels if alpha is None else np.dstack([pixels, alpha])
+    height, width, channels = levels.shape
+    colour = {1: _GRAY, 2: _GRAY_ALPHA, 3: _RGB, 4: _RGBA}[channels]
+    rows = levels.astype(">u2").view(np.uint8).reshape(height, -1)
+    # Filter 2 ("up"): differences to the row above, modulo 256.
+    differences = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
+    filtered = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes()))]
+    if icc:
+        chunks.insert(1, (b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
+    return _SIGNATURE + b"".join(_chunk(*chunk) for chunk in (*chunks, (b"IEND", b"")))
+
+
+def encode_tiff(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> bytes:
+    """A 16-bit deflated TIFF file of uint16 (H, W, 1 or 3), with alpha and profile if given.
+
+    Gray with alpha becomes RGB with alpha: the former is what Pillow cannot open.
+    """
+    import tifffile
+
+    if alpha is not None:
+        pixels = np.broadcast_to(pixels, (*alpha.shape, 3))
+    levels = pixels if alpha is None else np.dstack([pixels, alpha])
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream,
+        levels.squeeze(2) if levels.shape[2] == 1 else levels,
+        photometric="rgb" if pixels.shape[2] == 3 else "minisblack",
+        planarconfig="contig" if levels.shape[2] > 1 else None,
+        extrasamples=None if alpha is None else ["unassalpha"],
+        compression="zlib",
+        iccprofile=icc,
+    )
+    return stream.getvalue()
+
+
+def _read_png(data: bytes) -> tuple[Pixels, str]:
+    width, height, _, colour = png_header(data) or (0, 0, 0, 0)
+    if colour == _GRAY_ALPHA:
+        return _read_gray_alpha(data), "LA;16"
+    from kornia_rs import io as fast
+
+    mode = "rgba" if colour == _RGBA else "rgb"
+    return np.asarray(fast.decode_image_png_u16(data, (height, width), mode)), f"{mode.upper()};16"
+
+
+def _read_gray_alpha(data: bytes) -> Pixels:
+    """16-bit gray with alpha has four bytes a pixel, as 8-bit RGBA has: read as such, then join."""
+    header = data[12:24] + bytes([8, _RGBA]) + data[26:29]
+    patched = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    with Image.open(io.BytesIO(patched)) as image:
+        return np.array(image).view(">u2").astype(np.uint16)
+
+
+def _read_tiff(path: Path) -> Pixels:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        levels: Pixels = page.asarray()
+        planes_first = int(getattr(page, "planarconfig", 1)) == 2
+    return np.ascontiguousarray(levels.transpose(1, 2, 0) if planes_first else levels)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
