@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -16,15 +17,11 @@ from srtrain.networks.transfer import init_from
 from srtrain.training.validation import Validation
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
     from srtrain.data.datamodule import SRData
     from srtrain.networks.generator import Generator
-    from srtrain.training.loop import TrainerOptions
+    from srtrain.training.loop import Callback, Logger, TrainerOptions
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
 
@@ -65,18 +62,20 @@ def make_metrics(config: DictConfig) -> ImageMetrics:
     bicubic = Bicubic(scale=config.scale)
 
     def downscale(sr: Tensor) -> Tensor:
-        return bicubic(sr, None)
+        lr: Tensor = bicubic(sr, None)
+        return lr
 
     return ImageMetrics(scale=config.scale, lpips=lpips, downscale=downscale)
 
 
-def make_data(config: DictConfig, options: TrainerOptions, cache: Path | None) -> SRData:
+def make_data(config: DictConfig, options: TrainerOptions) -> SRData:
     """Sources, cache and loaders."""
+    cache = config.paths.cache
     data: SRData = instantiate(
         config.data,
         scale=config.scale,
         seed=config.seed,
-        cache_dir=cache,
+        cache_dir=Path(cache) if cache else None,
         accumulate=options.accumulate,
         _convert_="all",
     )

@@ -48,7 +48,7 @@ def quality_table(val: Figures, bicubic: Figures) -> Table:
 def loss_table(
     weights: Mapping[str, float],
     latest: Mapping[str, float],
-    shares: Mapping[str, Mapping[str, float]],
+    gradient_ratios: Mapping[str, float],
     notes: Mapping[str, str],
 ) -> Table:
     """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms."""
@@ -56,7 +56,7 @@ def loss_table(
     for title in ("term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", ""):
         table.add_column(title, justify="left" if title in {"term", ""} else "right")
     for name, weight in weights.items():
-        ratio = shares.get("gradient", {}).get(name)
+        ratio = gradient_ratios.get(name)
         table.add_row(
             name,
             f"{weight:g}",

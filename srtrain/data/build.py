@@ -60,7 +60,6 @@ def paired_data(
         train=source,
         val=val_sources(val, scale=sizes["scale"]),
         on_bad=on_bad,
-        lr_is_bicubic=lr_is_bicubic,
         **sizes,
     )
 

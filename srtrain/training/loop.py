@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 
 from srtrain.training.strategy import FlatDDP
 
@@ -17,10 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.loggers import Logger
-
     from srtrain.training.checkpointing import OneFile
+
+__all__ = [
+    "Callback",
+    "Logger",
+    "Trainer",
+    "TrainerOptions",
+    "make_trainer",
+    "seed_networks",
+    "under_slurm",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,5 +44,5 @@ def average_gradients(strategy: Strategy, network: nn.Module) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
     flat /= strategy.world_size
-    pieces = flat.split([gradient.numel() for gradient in gradients])
+    pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])

@@ -24,17 +24,17 @@ class Summary(Callback):
     """Keeps the run folder's ``summary.json`` true; ``seconds`` adds up over resumed runs."""
 
     def __init__(
-        self, folder: RunFolder, records: Records, checkpointing: Checkpointing, bicubic_kept: bool
+        self, folder: RunFolder, records: Records, checkpointing: Checkpointing, *, continued: bool
     ) -> None:
         super().__init__()
         self.folder = folder
         self.records = records
         self.checkpointing = checkpointing
-        earlier = self.earlier() if bicubic_kept else {}
+        earlier = self._earlier() if continued else {}
         self.seconds_before = float(earlier.get("seconds", 0.0))
         self._started = time.perf_counter()
 
-    def earlier(self) -> dict[str, Any]:
+    def _earlier(self) -> dict[str, Any]:
         """What an earlier process wrote, or nothing."""
         if not self.folder.summary.exists():
             return {}
@@ -77,7 +77,7 @@ class Summary(Callback):
         self.folder.write_summary(_json_numbers(content))
 
 
-def _json_numbers(content: Any) -> Any:  # noqa: ANN401 - any JSON
+def _json_numbers(content: Any) -> Any:
     """Infinite PSNR (SR = HR) and NaN have no JSON number: null."""
     if isinstance(content, dict):
         return {key: _json_numbers(value) for key, value in content.items()}

@@ -58,7 +58,8 @@ class SupervisedSR(LightningModule):
 
     def forward(self, lr: Tensor) -> Tensor:
         """``generator(lr)``, nothing else."""
-        return self.generator(lr)
+        sr: Tensor = self.generator(lr)
+        return sr
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator on one global batch."""
@@ -95,7 +96,7 @@ class SupervisedSR(LightningModule):
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), limit)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.lr_schedulers().step()  # type: ignore[union-attr, call-arg]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
         return norm.detach()
 
     def loss_details(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -119,7 +120,7 @@ class SupervisedSR(LightningModule):
         """Means per set, equal on every rank."""
         self.validation.finish(self.global_step)
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
+    def configure_optimizers(self) -> Any:
         """The generator's optimizer and schedule, stepped by hand."""
         optimizer = self.make_optimizer(p for p in self.generator.parameters() if p.requires_grad)
         scheduler = self.make_scheduler(optimizer, max_steps=self.trainer.max_steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 import socket
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ def wandb_logger(
                 tags=list(tags),
                 id=_run_id(folder),
                 resume="allow",
-                mode=attempt,  # type: ignore[arg-type]
+                mode=attempt,
                 settings=wandb.Settings(init_timeout=INIT_S, silent=True, console="off"),
             )
         except Exception as error:  # whatever it is, the run goes on
@@ -98,11 +99,9 @@ def _reachable() -> bool:
 
 
 def _run_id(folder: Path) -> str:
-    import wandb
-
     path = folder / "run-id"
     if not path.exists():
-        path.write_text(wandb.util.generate_id(), encoding="utf-8")
+        path.write_text(secrets.token_hex(4), encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
 
 

@@ -1,0 +1,83 @@
+"""What a run says before it starts and when it is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from srtrain.cli import table
+from srtrain.cli.resume import short
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+    from srtrain.training.loop import TrainerOptions
+    from srtrain.training.run_folder import RunFolder
+    from srtrain.training.supervised import SupervisedSR
+
+
+def header(
+    console: Console,
+    config: DictConfig,
+    options: TrainerOptions,
+    module: SupervisedSR,
+    choices: Mapping[str, str],
+) -> None:
+    """What is about to happen, in a few lines."""
+    count = sum(p.numel() for p in module.generator.parameters())
+    losses = " + ".join(f"{weight:g} {name}" for name, weight in module.loss.weights.items())
+    images = options.max_steps * config.data.batch_size
+    rows = [
+        ("experiment", f"{choices['experiment']} ×{config.scale}, budget {choices['budget']}"),
+        ("generator", f"{choices['generator']}, {count:,} parameters"),
+        ("loss", " · ".join([losses, *_feature_notes(module).values()])),
+        ("steps", f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images"),
+        ("device", _devices(options)),
+    ]
+    console.print(table.places(rows))
+
+
+def report(
+    console: Console, folder: RunFolder, module: SupervisedSR, summary: Mapping[str, Any]
+) -> None:
+    """The tables, and where everything lies."""
+    latest = {name: value for _, name, value in folder.read_metrics()}
+    console.print()
+    console.print(table.quality_table(summary["val"], summary["bicubic"]))
+    if not any(name.startswith("lpips") for row in summary["val"].values() for name in row):
+        hint = "srtrain fetch-weights lpips-squeeze, then metrics.lpips.net=squeeze"
+        console.print(f"LPIPS was not measured: no net chosen ({hint})", style="dim")
+    gradient = summary["loss"].get("gradient", {})
+    weights = module.loss.weights
+    console.print(table.loss_table(weights, latest, gradient, _feature_notes(module)))
+    checkpoint = folder.path / (summary["checkpoint"] or "checkpoints")
+    rows = [
+        ("pictures", short(folder.samples)),
+        ("curves", short(folder.path / "curves.png")),
+        ("figures", short(folder.metrics)),
+        ("table", short(folder.summary)),
+        ("checkpoint", short(checkpoint)),
+        ("use it", f"srtrain infer {short(checkpoint)} PHOTO… -o OUT"),
+    ]
+    console.print(table.places(rows), soft_wrap=True)
+
+
+def _devices(options: TrainerOptions) -> str:
+    if not options.uses_gpu:
+        return f"{options.devices} × CPU, {options.lightning_precision}"
+    idle = torch.cuda.device_count() - options.devices
+    rest = f", {idle} more stay idle (trainer=ddp trainer.devices=N)" if idle > 0 else ""
+    name = torch.cuda.get_device_name()
+    return f"{options.devices} × {name}, {options.lightning_precision}{rest}"
+
+
+def _feature_notes(module: SupervisedSR) -> dict[str, str]:
+    return {
+        name: f"features {term.features_name}"
+        for name, term in module.loss.terms.items()
+        if hasattr(term, "features_name")
+    }
