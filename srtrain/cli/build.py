@@ -36,8 +36,7 @@ def make_generator(config: DictConfig) -> Generator:
     spec = spec_of(plain(config.generator))
     # Whoever names a class of an own package in an own configuration trusts that package.
     own_package = spec["_target_"].partition(".")[0]
-    generator = build_generator(spec, scale=config.scale, trust=[*config.trust, own_package])
-    return generator
+    return build_generator(spec, scale=config.scale, trust=[*config.trust, own_package])
 
 
 def load_initial_weights(config: DictConfig, generator: Generator) -> str | None:
@@ -108,7 +107,7 @@ def make_module(
 
 
 def make_callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
-    """The callbacks of ``conf/callbacks``, in their order; those that write are given the folder."""
+    """The callbacks of ``conf/callbacks``, in their order; ``pictures`` is told the folder."""
     made = []
     for name, node in config.callbacks.items():
         if node is None:

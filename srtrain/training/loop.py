@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from srtrain.training.checkpointing import OneFile
 
-__all__ = [
+__all__ = [  # Lightning's own names: cli/ uses them from here
     "Callback",
     "Logger",
     "Trainer",
