@@ -169,12 +169,14 @@ def _upsample(num_features: int, factor: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _enlarge(lr: Tensor, scale: int, *, mode: str) -> Tensor:
-    """The interpolated image, in float32 even under autocast: it carries most of the energy.
+    """The interpolated image, in float32 at least: it carries most of the energy.
 
     ``antialias`` changes nothing when enlarging but the bicubic kernel, from a = -0.75 to -0.5.
     """
     if scale == 1:
         return lr
+    if lr.dtype in (torch.bfloat16, torch.float16):
+        lr = lr.float()
     return functional.interpolate(
         lr, scale_factor=scale, mode=mode, align_corners=False, antialias=mode == "bicubic"
     )
