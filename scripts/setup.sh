@@ -27,7 +27,7 @@ find_python() {
     fi
     for candidate in python3.13 python3.12 python3.11 python3 python3.14 \
         "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3 \
-        "$HOME"/.local/share/uv/python/*/bin/python3 /opt/*/bin/python3 /usr/local/bin/python3; do
+        "$HOME"/.local/share/uv/python/*/bin/python3; do
         suits "$candidate" || continue
         if makes_environments "$candidate"; then
             echo "$candidate"
@@ -45,14 +45,17 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$root"
 HOME=${HOME:-/nonexistent}
 stamp=.venv/srtrain.stamp
-# The checkout's path belongs to it: a moved environment's scripts point to the old place.
-wanted="$(cat pyproject.toml constraints.txt | cksum) $root"
-
-if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+wanted=$(cat pyproject.toml constraints.txt | cksum)
+usable=false
+if [ -x .venv/bin/python ] && suits .venv/bin/python; then
+    # Scripts of an environment name its path: in a checkout that moved they point to the old one.
+    [ -f "$stamp" ] && [ "$(sed -n 2p "$stamp")" != "$root" ] || usable=true
+fi
+if $usable && [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
 
-if ! { [ -x .venv/bin/python ] && suits .venv/bin/python; }; then
+if ! $usable; then
     python=$(find_python)
     needed=${SRTRAIN_DISK_GB:-8} # measured: 6.4 GB installed, the rest for pip's unpacking
     free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')
@@ -66,5 +69,5 @@ rm -f "$stamp"
 .venv/bin/python -m pip install --use-pep517 -c constraints.txt -e '.[dev]' ||
     fail "pip could not install everything · see above; is the package index reachable?" \
         "Then run the same command again"
-printf '%s\n' "$wanted" >"$stamp"
+printf '%s\n' "$wanted" "$root" >"$stamp"
 echo "srtrain: setup: done"
