@@ -47,7 +47,7 @@ HOME=${HOME:-/nonexistent}
 stamp=.venv/srtrain.stamp
 wanted=$(cat pyproject.toml constraints.txt | cksum)
 usable=false
-if [ -x .venv/bin/python ] && suits .venv/bin/python; then
+if [ -x .venv/bin/pip ] && suits .venv/bin/python; then # pip comes last: else it is a torso
     # Scripts of an environment name its path: in a checkout that moved they point to the old one.
     [ -f "$stamp" ] && [ "$(sed -n 2p "$stamp")" != "$root" ] || usable=true
 fi

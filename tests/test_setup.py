@@ -18,7 +18,7 @@ case "$*" in
 "-c "*ensurepip*) exit $BARE ;;
 "-m venv"*)
     echo "python $*" >>"$LOG"
-    mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/pip ;;
 "-m pip"*)
     echo "pip $*" >>"$LOG"
     exit ${{PIP_FAILS:-0}} ;;
@@ -106,6 +106,14 @@ def test_a_failed_install_is_tried_again(machine: Machine) -> None:
     assert "pip could not install everything" in done.stderr
     assert machine.setup().returncode == 0
     assert machine.calls().count(INSTALL) == 2
+
+
+def test_an_interrupted_environment_is_made_anew(machine: Machine) -> None:
+    machine.add_python(machine.bin / "python3")
+    machine.setup(PIP_FAILS="1")
+    (machine.root / ".venv/bin/pip").unlink()
+    machine.setup()
+    assert machine.calls()[2:] == ["python -m venv --clear .venv", INSTALL]
 
 
 @pytest.mark.parametrize(
