@@ -1,0 +1,184 @@
+"""Decode every image once, into one flat file that all runs and processes share.
+
+``<cache>/images/<content>/`` holds ``pixels.u8`` and ``index.json``. ``<cache>/keys/<quick>.json``
+remembers what content the names, sizes and times of some files stood for: a known folder opens
+without reading a file, and one that was moved, copied or touched is hashed but not decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from typing import TYPE_CHECKING, Literal
+
+import filelock
+import numpy as np
+
+from srtrain.data.collection import Survey, hashed
+from srtrain.data.decoding import decode_all, places, survey_all
+from srtrain.data.imageset import ImageSet, Store
+from srtrain.errors import DataError, StorageError
+from srtrain.files import cache_dir as default_cache_dir
+from srtrain.files import read_json, sync_folder, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from srtrain.data.collection import Collection, Source
+
+OnBad = Literal["error", "skip"]
+
+FORMAT = 1
+"""To be raised when the same files decode to other pixels, or when the layout changes."""
+SPARE_BYTES = 64 * 2**20
+"""Left free on the disk for everybody else."""
+LISTED = 10
+"""So many offending files are named; the rest is counted."""
+
+log = logging.getLogger(__name__)
+
+
+def open_images(
+    source: Source,
+    *,
+    cache_dir: Path | None = None,
+    on_bad: OnBad = "error",
+    progress: bool = True,
+) -> ImageSet:
+    """All images of a source, decoded now unless some run has done it before.
+
+    Safe when several processes open the same source at once: one builds, the others wait.
+
+    Raises: DataError listing every unreadable image (``on_bad="skip"`` leaves them out, counted);
+        StorageError if the cache does not fit on the disk or cannot be written.
+    """
+    root = cache_dir or default_cache_dir()
+    try:
+        stores = [
+            (_open_store(part, root, on_bad=on_bad, progress=progress), repeat)
+            for part, repeat in source.collections()
+        ]
+    except OSError as error:
+        raise StorageError(
+            f"the cache of decoded images fails: {error.strerror or error}",
+            where=str(error.filename or root),
+            fix="set SRTRAIN_CACHE to a local, writable folder",
+        ) from error
+    bad = {path: reason for store, _ in stores for path, reason in store.bad.items()}
+    count = len(bad) + sum(len(store.names) for store, _ in stores)
+    if len(bad) == count or (bad and on_bad == "error"):
+        raise _unreadable(bad, count)
+    if bad:
+        log.warning("%s: left out", _unreadable(bad, count).what)
+    return ImageSet(stores)
+
+
+def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: bool) -> Store:
+    quick = hashed([FORMAT, collection.quick_key()])
+    link = root / "keys" / f"{quick}.json"
+    if link.exists() and (store := _read(root, read_json(link)["content"])):
+        return store
+    with _locked(root, quick):
+        surveys = survey_all(collection, progress=progress)
+        digests = [item.digest if isinstance(item, Survey) else "unreadable" for item in surveys]
+        content = hashed([FORMAT, list(collection.names), digests])
+        with _locked(root, content):
+            store = _read(root, content)
+            if store is None:
+                _build(collection, surveys, root / "images" / content, on_bad, progress=progress)
+                store = _read(root, content)
+        if store is None:
+            raise StorageError("a cache that was just written is gone", where=str(root))
+        if not store.bad:  # what could not be read may be readable next time
+            write_json(link, {"content": content})
+    return store
+
+
+def _build(
+    collection: Collection,
+    surveys: list[Survey | str],
+    folder: Path,
+    on_bad: OnBad,
+    *,
+    progress: bool,
+) -> None:
+    partial = folder.with_suffix(".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    pixels, journal = partial / "pixels.u8", partial / "journal"
+    shapes, offsets = places(surveys, collection.sides)
+    _check_space(partial, int(shapes.prod(axis=2).sum()) * 3)
+    failed = {index: item for index, item in enumerate(surveys) if isinstance(item, str)}
+    failed |= decode_all(collection, surveys, pixels, journal, progress=progress)
+    bad = {collection.where(index): failed[index] for index in sorted(failed)}
+    if bad and on_bad == "error":
+        shutil.rmtree(partial)
+        raise _unreadable(bad, len(surveys))
+    good = [index for index in range(len(surveys)) if index not in failed]
+    index = {
+        "bytes": pixels.stat().st_size,
+        "names": [collection.names[i] for i in good],
+        "shapes": shapes[good].tolist(),
+        "offsets": offsets[good].tolist(),
+        "bad": bad,
+    }
+    write_json(partial / "index.json", index)
+    journal.unlink()
+    partial.rename(folder)
+    sync_folder(folder.parent)
+
+
+def _read(root: Path, content: str) -> Store | None:
+    folder = root / "images" / content
+    try:
+        index = read_json(folder / "index.json")
+        if (folder / "pixels.u8").stat().st_size != index["bytes"]:
+            return None
+    except FileNotFoundError:
+        return None
+    return Store(
+        pixels=folder / "pixels.u8",
+        digest=content,
+        names=index["names"],
+        shapes=np.array(index["shapes"], np.int64),
+        offsets=np.array(index["offsets"], np.int64),
+        bad=index["bad"],
+    )
+
+
+@contextlib.contextmanager
+def _locked(root: Path, name: str) -> Iterator[None]:
+    path = root / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except filelock.Timeout:
+        log.info("another process decodes these images; waiting for it (%s)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    kept = sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+    free = shutil.disk_usage(folder).free + kept
+    if free < needed + SPARE_BYTES:
+        raise StorageError(
+            f"decoded images need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            where=str(folder.parent.parent),
+            fix="make room, or set SRTRAIN_CACHE to a larger disk",
+        )
+
+
+def _unreadable(bad: Mapping[str, str], count: int) -> DataError:
+    listed = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:LISTED])
+    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    return DataError(
+        f"{len(bad)} of {count} images cannot be read",
+        where=listed + more,
+        fix="mend or remove them, or leave them out with data.on_bad=skip",
+    )

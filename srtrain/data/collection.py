@@ -1,0 +1,93 @@
+"""What the cache stores: named images which can be decoded again at any time, in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+from srtrain.files import sha256_of
+from srtrain.images import image_size, read_rgb8
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+
+class Survey(NamedTuple):
+    """What is known of an image before decoding: (height, width) of each side, a content hash."""
+
+    shapes: tuple[tuple[int, int], ...]
+    digest: str
+
+
+class Source(ABC):
+    """Images to draw from: collections, each with how many times one pass visits it."""
+
+    @abstractmethod
+    def collections(self) -> list[tuple[Collection, int]]:
+        """Scans now. Raises DataError listing what is missing."""
+
+
+class Collection(Source):
+    """Named images with one side (HR) or two (HR, LR). Picklable."""
+
+    sides: int = 1
+    names: Sequence[str]
+
+    def collections(self) -> list[tuple[Collection, int]]:
+        """Itself, visited once."""
+        return [(self, 1)]
+
+    def where(self, index: int) -> str:
+        """What to call an image when it is at fault: its path, if it has one."""
+        return self.names[index]
+
+    @abstractmethod
+    def quick_key(self) -> str:
+        """Changes whenever the content may have; reads no file."""
+
+    @abstractmethod
+    def survey(self, index: int) -> Survey:
+        """Sizes and content hash of one image, without decoding it. Raises DataError."""
+
+    @abstractmethod
+    def decode(self, index: int) -> tuple[np.ndarray, ...]:
+        """The pixels of each side, uint8 (H, W, 3). Raises DataError."""
+
+
+class Files(Collection):
+    """Image files: ``rows[i]`` holds the path of each side of image i."""
+
+    def __init__(self, names: Sequence[str], rows: Sequence[tuple[Path, ...]], *, sides: int = 1) -> None:
+        self.names = names
+        self.rows = rows
+        self.sides = sides
+
+    def where(self, index: int) -> str:
+        """The path, or those of the pair."""
+        return ", ".join(str(path) for path in self.rows[index])
+
+    def quick_key(self) -> str:
+        """Hash of the name, path, size and modification time of every file."""
+        stats = [(str(path), path.stat()) for row in self.rows for path in row]
+        facts = [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
+        return hashed(["files", self.sides, list(self.names), facts])
+
+    def survey(self, index: int) -> Survey:
+        """Sizes from the headers, EXIF orientation counted; SHA-256 of the files."""
+        row = self.rows[index]
+        shapes = tuple(image_size(path) for path in row)
+        return Survey(shapes, hashed([sha256_of(path) for path in row]))
+
+    def decode(self, index: int) -> tuple[np.ndarray, ...]:
+        """Upright 8-bit RGB."""
+        return tuple(read_rgb8(path) for path in self.rows[index])
+
+
+def hashed(content: object) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

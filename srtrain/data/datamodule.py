@@ -1,0 +1,147 @@
+"""The data of a run for Lightning: crops without end, and validation images once each."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import lightning
+from torch.utils.data import DataLoader
+
+from srtrain.data.cache import OnBad, open_images
+from srtrain.data.crops import TrainingCrops, WholeImages
+from srtrain.data.sampler import EndlessBatches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from srtrain.batch import Batch
+    from srtrain.data.collection import Source
+    from srtrain.data.imageset import ImageSet
+
+
+class SRData(lightning.LightningDataModule):
+    """uint8 batches ``{hr, lr?, name, sample}``; sample k of a run depends on (seed, k) alone.
+
+    Training resumes at ``trainer.global_step * batch_size``, so nothing of a loader is ever saved;
+    the number of workers and of ranks changes nothing. Validation has one loader per set, whole
+    images in batches of one, shared among the ranks without padding (so ranks may have unequal
+    numbers of batches: never reduce inside a validation step).
+
+    ``batch_size`` is global: over all ranks and micro-batches.
+
+    Raises: ConfigError, DataError, StorageError as its parts do.
+    """
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        *,
+        train: Source,
+        val: Mapping[str, Source],
+        scale: int,
+        hr_patch_size: int,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        cache_dir: Path | None = None,
+        accumulate: int = 1,
+        on_bad: OnBad = "error",
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.val = dict(val)
+        self.scale = scale
+        self.hr_patch_size = hr_patch_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache_dir = cache_dir
+        self.accumulate = accumulate
+        self.on_bad: OnBad = on_bad
+        self.progress = progress
+        self.train_images: ImageSet | None = None
+        self.val_images: dict[str, ImageSet] = {}
+
+    @property
+    def val_names(self) -> list[str]:
+        """Names of the validation sets, in the order of their loaders."""
+        return list(self.val)
+
+    def prepare_data(self) -> None:
+        """Decode what is not in the cache; Lightning calls it once per machine."""
+        for source in (self.train, *self.val.values()):
+            self._open(source)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Map the decoded images into this process."""
+        if stage in (None, "fit") and self.train_images is None:
+            self.train_images = self._open(self.train)
+        if not self.val_images:
+            self.val_images = {name: self._open(source) for name, source in self.val.items()}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless, from the first sample that the run has not seen."""
+        if self.train_images is None:
+            self.setup("fit")
+        assert self.train_images is not None
+        rank, world_size = self._rank()
+        done = self.trainer.global_step if self.trainer else 0
+        return DataLoader(
+            TrainingCrops(
+                self.train_images,
+                hr_patch_size=self.hr_patch_size,
+                scale=self.scale,
+                seed=self.seed,
+            ),
+            batch_sampler=EndlessBatches(
+                batch_size=self.batch_size,
+                rank=rank,
+                world_size=world_size,
+                accumulate=self.accumulate,
+                start_sample=done * self.batch_size,
+            ),
+            collate_fn=_as_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=self._on_cuda(),
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """One per set. The images are decoded already: workers would only cost their start."""
+        self.setup("validate")
+        rank, world_size = self._rank()
+        return [
+            DataLoader(
+                WholeImages(images, scale=self.scale, rank=rank, world_size=world_size),
+                batch_size=None,
+                pin_memory=self._on_cuda(),
+            )
+            for images in self.val_images.values()
+        ]
+
+    def _open(self, source: Source) -> ImageSet:
+        return open_images(
+            source, cache_dir=self.cache_dir, on_bad=self.on_bad, progress=self.progress
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _on_cuda(self) -> bool:
+        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # SLURM and terminals signal the whole process group; a worker that obeyed would take the run
+    # down before its checkpoint is saved. Workers end when their queue closes or the parent dies.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

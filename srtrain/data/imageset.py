@@ -1,0 +1,87 @@
+"""Decoded images in memory-mapped files: reading one costs a page fault, not a PNG."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Store:
+    """One cached collection: a flat file of uint8 pixels, image after image, side after side.
+
+    ``shapes`` (N, sides, 2) holds (height, width); ``offsets`` (N, sides) where each side starts.
+    """
+
+    pixels: Path
+    digest: str
+    names: list[str]
+    shapes: np.ndarray
+    offsets: np.ndarray
+    bad: dict[str, str]
+
+
+class ImageSet:
+    """The images of a source, and the order of one pass over them.
+
+    Pickles and forks without its memory maps; each process opens its own at the first read.
+    """
+
+    def __init__(self, stores: Sequence[tuple[Store, int]]) -> None:
+        if len({store.shapes.shape[1] for store, _ in stores}) > 1:
+            raise ValueError("paired and unpaired images cannot be mixed in one set")
+        counts = [len(store.names) for store, _ in stores]
+        starts = np.cumsum([0, *counts])
+        self.names = [name for store, _ in stores for name in store.names]
+        self.shapes = np.concatenate([store.shapes for store, _ in stores])
+        self.paired = self.shapes.shape[1] == 2
+        self.digest = hashlib.sha256(
+            "".join(f"{store.digest}*{repeat} " for store, repeat in stores).encode()
+        ).hexdigest()
+        self._offsets = np.concatenate([store.offsets for store, _ in stores])
+        self._files = [store.pixels for store, _ in stores]
+        self._file_of = np.repeat(np.arange(len(counts)), counts)
+        self._visits = np.concatenate(
+            [np.tile(np.arange(starts[i], starts[i + 1]), stores[i][1]) for i in range(len(stores))]
+        )
+        self._maps: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """How many visits one pass makes; more than there are images where folders repeat."""
+        return len(self._visits)
+
+    def visited(self, visit: int) -> int:
+        """The image of a visit, 0 ≤ visit < len."""
+        return int(self._visits[visit])
+
+    def hr(self, image: int) -> np.ndarray:
+        """The HR pixels, a read-only view (H, W, 3) into the map."""
+        return self._side(image, 0)
+
+    def lr(self, image: int) -> np.ndarray:
+        """The LR pixels of a paired set, a read-only view (h, w, 3) into the map."""
+        return self._side(image, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+    def _side(self, image: int, side: int) -> np.ndarray:
+        height, width = self.shapes[image, side].tolist()
+        start = int(self._offsets[image, side])
+        pixels = self._map(int(self._file_of[image]))
+        return pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+    def _map(self, file: int) -> np.ndarray:
+        if file not in self._maps:
+            with self._files[file].open("rb") as stream:
+                view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[file] = np.frombuffer(view, np.uint8)
+        return self._maps[file]
