@@ -9,12 +9,15 @@ from importlib import import_module
 from pathlib import Path
 
 import srtrain
+from srtrain.cli.flags import FLAGS, Request, read_flags
+from srtrain.cli.tell import tell
+from srtrain.config.nearest import did_you_mean, nearest
 from srtrain.errors import ConfigError, SrtrainError
 
 # name -> (module with `main(argv) -> int`, one line for --help); imported when called
 SUBCOMMANDS = {
-    "infer": ("srtrain.cli.infer", "upscale files, folders, globs: infer CKPT INPUT… -o OUT"),
-    "check-data": ("srtrain.cli.check_data", "list every image a training would stumble over"),
+    "infer": ("srtrain.cli.infer", "upscale images: infer CKPT INPUT… -o OUT"),
+    "check-data": ("srtrain.cli.check_data", "list all images that a training would stumble over"),
     "fetch-weights": ("srtrain.cli.fetch_weights", "download VGG19 and LPIPS weights, verified"),
 }
 
@@ -22,72 +25,82 @@ SUBCOMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (``srtrain --help`` lists them)."""
     words = sys.argv[1:] if argv is None else argv
+    verbose = not {"verbose=true", "--verbose"}.isdisjoint(words)
     try:
         return _dispatch(words)
     except SrtrainError as error:
-        _report(error, words)
+        if verbose:
+            traceback.print_exc()
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("srtrain: interrupted", file=sys.stderr)
         return 130
-    except Exception:
-        return _crash(words)
+    except BrokenPipeError:  # srtrain --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return _crash(error, words, verbose=verbose)
 
 
 def _dispatch(words: list[str]) -> int:
-    first = words[0] if words else ""
-    if first and "=" not in first and not first.startswith(("-", "+", "~")):
+    first = words[0] if words else "--help"
+    if "=" not in first and not first.startswith(("-", "+", "~")):
         return _subcommand(first, words[1:])
-    if "--help" in words or "-h" in words:
-        from srtrain.config.help import show_help
+    request = Request((), (), frozenset({"help"})) if not words else read_flags(words)
+    if "help" in request.switches:
+        from srtrain.config.help import help_page
 
-        show_help(SUBCOMMANDS)
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print(help_page(SUBCOMMANDS, FLAGS, request.config_dirs, colour=colour))
         return 0
-    if "--version" in words:
+    if "version" in request.switches:
         print(f"srtrain {srtrain.__version__}")
         return 0
-    return _train(words)
+    if request.switches & {"multirun", "completion"}:
+        from srtrain.cli import sweep
+
+        if "completion" in request.switches:
+            return sweep.complete(words)
+        return sweep.sweep(request)
+    return _train(request)
 
 
 def _subcommand(name: str, words: list[str]) -> int:
     if name not in SUBCOMMANDS:
-        raise ConfigError(
-            f"unknown command {name!r}", where="command line", fix=", ".join(SUBCOMMANDS)
-        )
-    return int(import_module(SUBCOMMANDS[name][0]).main(words))
+        guess = did_you_mean(nearest(name, SUBCOMMANDS), f"commands: {', '.join(SUBCOMMANDS)}")
+        raise ConfigError(f"unknown command {name}", where="command line", fix=guess)
+    module = import_module(SUBCOMMANDS[name][0])
+    return int(module.main([w for w in words if w not in {"verbose=true", "--verbose"}]))
 
 
-def _train(words: list[str]) -> int:
-    from srtrain.config.compose import compose
+def _train(request: Request) -> int:
+    from omegaconf import OmegaConf
 
-    composed = compose(words)
-    from srtrain.cli.train import run
+    from srtrain.config.preflight import prepare
 
-    run(
-        composed.config,
-        experiment=composed.experiment,
-        choices=composed.choices,
-        argv=composed.argv,
-    )
+    run = prepare(request.words, config_dirs=request.config_dirs)
+    if "cfg" in request.switches:
+        print(OmegaConf.to_yaml(run.config), end="")
+        return 0
+    from srtrain.cli import train
+
+    train.run(run.config, experiment=run.experiment, choices=run.choices, argv=run.argv)
     return 0
 
 
-def _report(error: SrtrainError, words: list[str]) -> None:
-    if _verbose(words):
-        traceback.print_exc()
-    print(f"srtrain: error: {error}", file=sys.stderr)
-
-
-def _verbose(words: list[str]) -> bool:
-    return "verbose=true" in words or "--verbose" in words
-
-
-def _crash(words: list[str]) -> int:
-    run_dir = next((w.split("=", 1)[1] for w in words if w.startswith("run_dir=")), "")
-    path = Path(run_dir) / "error.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(traceback.format_exc(), encoding="utf-8")
-    if _verbose(words):
-        traceback.print_exc()
-    print(f"srtrain: error: a bug in srtrain · {os.path.abspath(path)} · report it", file=sys.stderr)
+def _crash(error: Exception, words: list[str], *, verbose: bool) -> int:
+    """A bug: its traceback goes to the run folder if there is one, else to the working folder."""
+    given = next((w.split("=", 1)[1] for w in words if w.startswith("run_dir=")), "")
+    path = Path(getattr(error, "run_dir", given)).absolute() / "error.log"
+    text = "".join(traceback.format_exception(error))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        verbose = True
+    if verbose:
+        print(text, file=sys.stderr, end="")
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    print(f"srtrain: error: {what} · {path} · a bug: please report that file", file=sys.stderr)
     return 1

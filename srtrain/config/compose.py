@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from srtrain.errors import ConfigError
+from srtrain.config.location import conf_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 VERSION_BASE = "1.3"
-
-
-def conf_dir() -> Path:
-    """The absolute folder of ``train.yaml``: in the package (wheel), else in the checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(
-        "the configuration folder is missing",
-        where=f"{package / 'conf'} and {package.parent / 'conf'}",
-        fix="reinstall srtrain",
-    )
 
 
 @dataclass(frozen=True)
@@ -38,13 +25,12 @@ class Composition:
 
     config: DictConfig
     choices: Mapping[str, str]  # group -> option, as Hydra settled them
-    argv: tuple[str, ...]  # the words that compose it again
-    config_dirs: tuple[Path, ...] = field(default=())
+    argv: tuple[str, ...]  # the command line that composes it again
 
     @property
     def experiment(self) -> str:
-        """The name of the experiment, as given on the command line."""
-        return self.choices.get("experiment", "none")
+        """The name of the experiment."""
+        return self.choices["experiment"]
 
 
 def compose(argv: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Composition:
@@ -59,7 +45,12 @@ def compose(argv: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Composi
     }
     with open_dict(config):
         del config["hydra"]
-    return Composition(config, choices, tuple(argv), tuple(config_dirs))
+    return Composition(config, choices, command_line(argv, config_dirs))
+
+
+def command_line(words: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
+    """The words and flags that say the same from any process on this machine."""
+    return (*words, *(f"--config-dir={folder}" for folder in config_dirs))
 
 
 def search_path(config_dirs: Sequence[Path]) -> list[str]:

@@ -1,0 +1,111 @@
+"""What the chosen options let one set, and the files that only set it.
+
+Hydra merges whatever an experiment file says, typos included. So the reference is built from the
+YAML of ``train.yaml`` and the chosen options alone, and the files with ``@package _global_``
+(experiments, budgets) are checked against it like words of the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from srtrain.config.groups import Groups
+    from srtrain.config.yamlfile import ConfigFile
+
+GLOBAL = "_global_"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files of one composition."""
+
+    tree: Mapping[str, Any]  # all keys that may be set
+    setters: tuple[ConfigFile, ...]  # files that set keys of `tree`
+    components: tuple[tuple[str, ConfigFile], ...]  # (package, the user's own option file)
+
+
+def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
+    """Read the files behind ``choices`` (group → option, as Hydra settled them)."""
+    root = groups.read_path(groups.folders[0] / "train.yaml")
+    tree: dict[str, Any] = _copy({k: v for k, v in root.values.items() if k != "hydra"})
+    setters: list[ConfigFile] = []
+    components: list[tuple[str, ConfigFile]] = []
+    for choice, option in choices.items():
+        group, _, package = choice.partition("@")
+        for file in chain(groups, group, option):
+            place = _package(file, package or group)
+            if place == GLOBAL:
+                setters.append(file)
+                continue
+            _merge(_descend(tree, place), file.values)
+            if groups.is_users(file):
+                components.append((place, file))
+    return Sources(tree, tuple(setters), tuple(components))
+
+
+def chain(groups: Groups, group: str, option: str) -> list[ConfigFile]:
+    """An option and the options of its own group that its defaults list draws in, in merge order."""
+    return list(_chain(groups, group, option, frozenset()))
+
+
+def _chain(
+    groups: Groups, group: str, option: str, seen: frozenset[str]
+) -> Iterator[ConfigFile]:
+    file = groups.read(group, option)
+    if file is None or option in seen:
+        return
+    names = [name for entry in file.defaults if (name := _same_group(entry, group))]
+    if "_self_" not in names:
+        names.append("_self_")
+    for name in names:
+        if name == "_self_":
+            yield file
+        else:
+            yield from _chain(groups, group, name, seen | {option})
+
+
+def overridden(groups: Groups, group: str, option: str) -> dict[str, tuple[str, ConfigFile]]:
+    """``override /GROUP: OPTION`` of an experiment and its parents: group → (option, file)."""
+    found: dict[str, tuple[str, ConfigFile]] = {}
+    for file in chain(groups, group, option):
+        for entry in file.defaults:
+            for key, value in entry.items() if isinstance(entry, dict) else ():
+                words = str(key).split()
+                if words[0] == "override" and isinstance(value, str):
+                    found[words[-1].lstrip("/")] = (value, file)
+    return found
+
+
+def _same_group(entry: object, group: str) -> str | None:
+    if not isinstance(entry, str):
+        return None
+    return entry.removeprefix(f"/{group}/") if "@" not in entry else None
+
+
+def _package(file: ConfigFile, default: str) -> str:
+    return (file.package or default).replace("/", ".").replace("_group_", default)
+
+
+def _descend(tree: dict[str, Any], package: str) -> dict[str, Any]:
+    for part in package.split("."):
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            child = tree[part] = {}
+        tree = child
+    return tree
+
+
+def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = _copy(value)
+
+
+def _copy(value: Any) -> Any:  # noqa: ANN401 - any YAML
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,102 @@
+"""The words of a command line, taken apart by Hydra's own grammar."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from srtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from hydra.core.override_parser.types import Override
+
+    from srtrain.config.groups import Groups
+
+# More jobs than this are not all composed before the first starts.
+MAX_CHECKED_JOBS = 64
+
+
+@dataclass(frozen=True)
+class Words:
+    """Overrides by kind; ``problems`` are the words that cannot be read at all."""
+
+    hydra: tuple[Override, ...]
+    groups: tuple[Override, ...]
+    values: tuple[Override, ...]
+    problems: tuple[ConfigError, ...]
+
+
+def read_words(words: Iterable[str], groups: Groups) -> Words:
+    """Parse every word by itself, so that one bad word does not hide another."""
+    kinds: dict[str, list[Override]] = {"hydra": [], "groups": [], "values": []}
+    problems: list[ConfigError] = []
+    for override in _parse(words, problems):
+        key = override.key_or_group
+        if key.startswith(("hydra.", "hydra/")):
+            kinds["hydra"].append(override)
+        elif groups.is_group(key) and not isinstance(_value(override), dict):
+            kinds["groups"].append(override)
+        else:
+            kinds["values"].append(override)
+    return Words(
+        tuple(kinds["hydra"]), tuple(kinds["groups"]), tuple(kinds["values"]), tuple(problems)
+    )
+
+
+def shorthand(words: Sequence[str]) -> list[str]:
+    """``init_from=FILE`` written out as ``init_from.path=FILE``."""
+    prefix = "init_from="
+    return [
+        f"init_from.path={word[len(prefix) :]}"
+        if word.startswith(prefix) and not word[len(prefix) :].startswith(("{", "null"))
+        else word
+        for word in words
+    ]
+
+
+def jobs_of(words: Sequence[str]) -> list[list[str]]:
+    """The command lines of a basic sweep's jobs (``a=1,2`` → two), at most MAX_CHECKED_JOBS.
+
+    A continuous interval, which only optimising sweepers know, stands for its start.
+    """
+    problems: list[ConfigError] = []
+    options = [list(_options(override)) for override in _parse(words, problems)]
+    if problems:
+        return [list(words)]
+    jobs = itertools.islice(itertools.product(*options), MAX_CHECKED_JOBS)
+    return [list(job) for job in jobs]
+
+
+def _options(override: Override) -> Iterator[str]:
+    line = str(override.input_line)
+    if override.is_interval_sweep():
+        yield f"{line.split('=', 1)[0]}={_value(override).start}"
+    elif override.is_discrete_sweep():
+        key = override.get_key_element()
+        yield from (f"{key}={value}" for value in override.sweep_string_iterator())
+    else:
+        yield line
+
+
+def _parse(words: Iterable[str], problems: list[ConfigError]) -> Iterator[Override]:
+    from hydra.core.global_hydra import GlobalHydra
+
+    instance = GlobalHydra.instance()
+    loader = instance.config_loader() if instance.is_initialized() else None
+    parser = OverridesParser.create(config_loader=loader)
+    for word in words:
+        try:
+            yield parser.parse_overrides([word])[0]
+        except OverrideParseException:
+            fix = "write KEY=VALUE; quote a value with special characters twice: 'KEY=\"a (b)\"'"
+            problems.append(ConfigError("cannot be read", where=word, fix=fix))
+
+
+def _value(override: Override) -> Any:  # noqa: ANN401 - any YAML
+    return override.value()
