@@ -2,18 +2,21 @@
 
 from srtrain.images.listing import IMAGE_SUFFIXES, list_images
 from srtrain.images.picture import Picture, from_tensor, to_tensor, to_uint8
-from srtrain.images.reading import image_size, read_picture, read_rgb8
-from srtrain.images.writing import WRITABLE_SUFFIXES, write_picture
+from srtrain.images.reading import from_pillow, image_size, read_picture, read_rgb8, shown
+from srtrain.images.writing import WRITABLE_SUFFIXES, to_pillow, write_picture
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "Picture",
+    "from_pillow",
     "from_tensor",
     "image_size",
     "list_images",
     "read_picture",
     "read_rgb8",
+    "shown",
+    "to_pillow",
     "to_tensor",
     "to_uint8",
     "write_picture",

@@ -46,8 +46,18 @@ def read_picture(path: Path) -> Picture:
         notes = _frames_note(image)
         if deep.is_deep(image):
             return _upright(deep.read(path, image, notes), turn)
-        tiff = image.format == "TIFF"  # turned by Pillow itself while loading
-        return _upright(_shallow(image, notes), 1 if tiff else turn)
+        picture = from_pillow(image)
+        return replace(picture, notes=(*notes, *picture.notes))
+
+
+def from_pillow(image: Image.Image) -> Picture:
+    """The picture in an open Pillow image, upright by its EXIF tag, at most 8 bits a colour.
+
+    Raises: ValueError for pixels of another kind; Pillow's errors if the data cannot be decoded.
+    """
+    turn = _orientation(image)
+    tiff = image.format == "TIFF"  # turned by Pillow itself while loading
+    return _upright(_shallow(image), 1 if tiff else turn)
 
 
 def read_rgb8(path: Path) -> Pixels:
@@ -151,16 +161,15 @@ def _frames_note(image: Image.Image) -> tuple[str, ...]:
     return (f"{frames} frames: the first only",) if frames > 1 else ()
 
 
-def _shallow(image: Image.Image, notes: tuple[str, ...]) -> Picture:
+def _shallow(image: Image.Image) -> Picture:
     """A Picture of at most 8 bits a channel, or of 16-bit gray, as Pillow decodes it."""
     image.load()
     mode, icc = image.mode, image.info.get("icc_profile")
     if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        if mode == "CMYK":
-            notes = (*notes, "CMYK: converted to RGB")
+        notes = (f"{mode}: converted to RGB",)
         return Picture(np.array(_to_rgb(image, icc)), mode=mode, notes=notes)
     if mode.startswith("I"):
-        return Picture(deep.gray16(np.array(image))[..., None], mode=mode, icc=icc, notes=notes)
+        return Picture(deep.gray16(np.array(image))[..., None], mode=mode, icc=icc)
     gray = mode in ("1", "L", "LA")
     if not gray and mode not in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX"):
         raise ValueError(f"pixels of type {mode!r} are not supported; save it as 16-bit PNG")
@@ -168,9 +177,9 @@ def _shallow(image: Image.Image, notes: tuple[str, ...]) -> Picture:
     if transparent:
         levels = np.array(image.convert("RGBA"))
         pixels = levels[..., :1] if gray else levels[..., :3]
-        return Picture(pixels.copy(), levels[..., 3].copy(), mode=mode, icc=icc, notes=notes)
+        return Picture(pixels.copy(), levels[..., 3].copy(), mode=mode, icc=icc)
     levels = np.array(image.convert("L" if gray else "RGB"))
-    return Picture(levels.reshape(*levels.shape[:2], -1), mode=mode, icc=icc, notes=notes)
+    return Picture(levels.reshape(*levels.shape[:2], -1), mode=mode, icc=icc)
 
 
 def _to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def _encode(picture: Picture, kind: str, path: Path) -> bytes:
     if picture.bits == 16 and kind in ("PNG", "TIFF"):
         encode = deep.encode_png if kind == "PNG" else deep.encode_tiff
         return encode(picture.pixels, picture.alpha, picture.icc)
-    image = _pillow(picture, keep_alpha=kind not in ("JPEG", "BMP"))
+    image = to_pillow(picture if kind not in ("JPEG", "BMP") else _without_alpha(picture))
     extra = {} if picture.icc is None or kind == "BMP" else {"icc_profile": picture.icc}
     stream = io.BytesIO()
     try:
@@ -71,11 +72,26 @@ def _encode(picture: Picture, kind: str, path: Path) -> bytes:
     return stream.getvalue()
 
 
-def _pillow(picture: Picture, *, keep_alpha: bool) -> Image.Image:
+def to_pillow(picture: Picture) -> Image.Image:
+    """L, LA, RGB or RGBA with the profile in ``info``; 16 bit stays only as gray without alpha."""
     gray = picture.pixels.shape[2] == 1
-    if picture.alpha is None or not keep_alpha:
-        rgb = picture.rgb8()
-        return Image.fromarray(rgb[..., 0] if gray else rgb)
-    opaque = Picture(picture.pixels).rgb8()
-    alpha = Picture(picture.alpha[..., None]).rgb8()[..., :1]
-    return Image.fromarray(np.dstack([opaque[..., :1] if gray else opaque, alpha]))
+    opaque = Picture(picture.pixels)
+    if picture.alpha is not None:
+        alpha = Picture(picture.alpha[..., None]).rgb8()[..., :1]
+        levels = opaque.rgb8()[..., : 1 if gray else 3]
+        image = Image.fromarray(np.dstack([levels, alpha]))
+    elif gray and picture.bits == 16:
+        image = Image.fromarray(picture.pixels[..., 0])
+    else:
+        rgb = opaque.rgb8()
+        image = Image.fromarray(np.ascontiguousarray(rgb[..., 0]) if gray else rgb)
+    if picture.icc is not None:
+        image.info["icc_profile"] = picture.icc
+    return image
+
+
+def _without_alpha(picture: Picture) -> Picture:
+    if picture.alpha is None:
+        return picture
+    rgb = picture.rgb8()
+    return replace(picture, pixels=rgb[..., : picture.pixels.shape[2]], alpha=None)

@@ -1,0 +1,153 @@
+"""Many files through one upscaler: where each goes, and what became of it."""
+
+from __future__ import annotations
+
+import errno
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srtrain.errors import ConfigError, DataError, SrtrainError, StorageError
+from srtrain.images import WRITABLE_SUFFIXES, list_images, read_picture, shown, write_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from srtrain.inference.upscaler import Upscaler
+
+_LISTED = 10  # names in an error; the rest is counted
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image, and the file that its larger form becomes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``failure`` is None, or says why there is no ``job.target``; ``notes``: what was lost."""
+
+    job: Job
+    notes: tuple[str, ...] = ()
+    failure: str | None = None
+
+
+def plan(inputs: Sequence[str], output: Path, *, overwrite: bool = False) -> list[Job]:
+    """What goes where, decided and checked before anything is computed.
+
+    Folders are searched at any depth and mirrored below ``output``, and so is what a glob finds
+    below its fixed part; single files go directly into it. Names stay; formats that cannot be
+    written (GIF, PPM …) become .png. One file with an ``output`` that has an image's suffix is
+    written just there.
+
+    Raises: DataError if an input does not exist or holds no images; ConfigError if an output
+    would replace an input, two inputs want one output, or outputs exist and may not be replaced.
+    """
+    jobs = {job: None for text in inputs for job in _jobs_of(text, output, alone=len(inputs) == 1)}
+    found = list(jobs)
+    _refuse_lost_inputs(found)
+    _refuse_collisions(found)
+    existing = [job.target for job in found if job.target.exists()]
+    if existing and not overwrite:
+        what = f"{len(existing)} of {len(found)} outputs exist: {_some(existing)}"
+        raise ConfigError(what, where=shown(output), fix="another -o, or --overwrite")
+    if output.exists() and not output.is_dir() and found[0].target != output:
+        raise ConfigError("-o must be a folder", where=shown(output), fix="another -o")
+    return found
+
+
+def run(
+    upscaler: Upscaler, jobs: Iterable[Job], *, on_tile: Callable[[], None] | None = None
+) -> Iterator[Outcome]:
+    """Does the jobs in order and yields what became of each; one bad image stops nothing else.
+
+    Raises: StorageError when the disk is full or cannot be written, which would fail every job.
+    """
+    for job in jobs:
+        try:
+            picture = read_picture(job.source)
+            write_picture(job.target, upscaler.upscale_picture(picture, on_tile=on_tile))
+            yield Outcome(job, picture.notes)
+        except SrtrainError as error:
+            yield Outcome(job, failure=str(error))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise StorageError(
+                    f"cannot write: {error.strerror}", where=shown(job.target), fix="another -o"
+                ) from error
+            yield Outcome(job, failure=f"{error.strerror or error} · {shown(job.source)}")
+        except (ValueError, RuntimeError, MemoryError) as error:
+            reason = str(error).split("\n", 1)[0] or type(error).__name__
+            yield Outcome(job, failure=f"{reason} · {shown(job.source)}")
+
+
+def _jobs_of(text: str, output: Path, *, alone: bool) -> list[Job]:
+    path = Path(text)
+    if path.is_dir():
+        return _mirrored(_outside(list_images(path), output, path), path, output)
+    if path.exists():
+        direct = alone and output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+        return [Job(path, output if direct else output / _written_name(Path(path.name)))]
+    if not glob.has_magic(text):
+        raise DataError("no such file or folder", where=shown(path), fix="check the spelling")
+    matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - may be absolute
+    files = [match for match in matches if match.is_file()]
+    if not files:
+        raise DataError("no file matches", where=text, fix="check the pattern")
+    return _mirrored(_outside(files, output, path), _fixed_part(path), output)
+
+
+def _mirrored(files: list[Path], root: Path, output: Path) -> list[Job]:
+    return [Job(file, output / _written_name(file.relative_to(root))) for file in files]
+
+
+def _outside(files: list[Path], output: Path, where: Path) -> list[Path]:
+    """Without what lies in the output folder: an earlier run's results are no inputs."""
+    folder = output.resolve()
+    searched = where.resolve()
+    inside = folder != searched and folder.is_relative_to(searched)
+    kept = [f for f in files if not (inside and f.resolve().is_relative_to(folder))]
+    if not kept:
+        raise DataError("no images found", where=shown(where), fix="check the folder")
+    return kept
+
+
+def _fixed_part(pattern: Path) -> Path:
+    fixed = Path(pattern.anchor)
+    for part in pattern.parts[len(fixed.parts) : -1]:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    return fixed
+
+
+def _written_name(name: Path) -> Path:
+    return name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_suffix(".png")
+
+
+def _refuse_lost_inputs(jobs: list[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    lost = [job.target for job in jobs if job.target.resolve() in sources]
+    if lost:
+        what = f"{len(lost)} outputs would replace inputs: {_some(lost)}"
+        raise ConfigError(what, fix="give another folder as -o")
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    wanted: dict[Path, list[Path]] = {}
+    for job in jobs:
+        wanted.setdefault(job.target, []).append(job.source)
+    clashes = [sources for sources in wanted.values() if len(sources) > 1]
+    if clashes:
+        names = "; ".join(" and ".join(map(shown, sources)) for sources in clashes[:_LISTED])
+        what = f"{len(clashes)} outputs are wanted twice: {names}"
+        raise ConfigError(what, fix="run them apart, or give their common folder")
+
+
+def _some(paths: list[Path]) -> str:
+    names = ", ".join(map(shown, paths[:_LISTED]))
+    return names if len(paths) <= _LISTED else f"{names} and {len(paths) - _LISTED} more"
