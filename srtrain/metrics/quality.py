@@ -49,8 +49,11 @@ def ssim(sr: Tensor, hr: Tensor) -> Tensor:
             "use larger images (the border of `scale` pixels is cut before)"
         )
     # Channel by channel: a 2040 x 1356 plane takes 22 MB in float64, and there are a dozen.
-    planes = zip(sr.split(1, dim=1), hr.split(1, dim=1), strict=True)
-    return torch.cat([_ssim_plane(s.double(), h.double()) for s, h in planes], dim=1).mean(dim=1)
+    planes = [
+        _ssim_plane(sr[:, [channel]].double(), hr[:, [channel]].double())
+        for channel in range(sr.shape[1])
+    ]
+    return torch.cat(planes, dim=1).mean(dim=1)
 
 
 def round8(image: Tensor) -> Tensor:

@@ -1,0 +1,157 @@
+"""The standard protocol: everything that is measured of one image, and of a set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from srtrain.checks import image_batch, same_shape
+from srtrain.color import luma
+from srtrain.errors import DivergedError
+from srtrain.metrics.consistency import lr_psnr
+from srtrain.metrics.frequency import high_band
+from srtrain.metrics.mean_meter import bias, rtm_sums
+from srtrain.metrics.quality import psnr, round8, shave, ssim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from srtrain.metrics.lpips import LPIPS
+
+PROTOCOL_VERSION = 1
+SUMS = ("energy_gap", "squared_error")  # per image; ``reduce`` makes the set's ``rtm`` of them
+LEFT_OUT = "_left_out"
+
+
+class ImageMetrics:
+    """Measures SR as the tables of the field do: 8-bit values, ``scale`` pixels of border cut.
+
+    ``psnr_y ssim_y hf_ratio hf_truth`` on Y; ``psnr_rgb ssim_rgb rtm bias`` on RGB;
+    ``lpips_<net>`` and ``lr_psnr`` on the whole RGB image. Y is BT.601's studio luma; a gray HR is
+    its own Y, as in the tables (through the luma formula its PSNR would read 1.3 dB higher).
+
+    A metric that cannot be had is absent, never approximated: LPIPS without ``lpips``,
+    ``lr_psnr`` without ``downscale`` or ``lr``.
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: int,
+        lpips: LPIPS | None = None,
+        downscale: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.scale = scale
+        self.lpips = lpips
+        self.downscale = downscale
+
+    @torch.no_grad()
+    def __call__(self, sr: Tensor, hr: Tensor, lr: Tensor | None = None) -> dict[str, Tensor]:
+        """One value per image, float64 (B,); and the ``SUMS`` that ``reduce`` needs.
+
+        Undefined values are not hidden: ``psnr_*`` and ``lr_psnr`` of identical images are
+        infinite, ``rtm`` of identical images and ``hf_*`` of an HR without texture are NaN.
+
+        Shapes: sr, hr (B, 3, H, W), lr (B, 3, H / scale, W / scale), in [0, 1].
+        Raises: ValueError if shapes do not fit; DivergedError if sr is not finite.
+        """
+        same_shape(sr, hr)
+        image_batch(sr, "sr")
+        if not sr.isfinite().all():
+            raise DivergedError(
+                "the SR image holds values that are not finite",
+                fix="train with precision 32 or a smaller optimizer.lr",
+            )
+        with torch.autocast(sr.device.type, enabled=False):
+            sr, hr = round8(sr.float()), round8(hr.float())
+            values = self._measure(*(shave(image, self.scale) for image in (sr, hr)))
+            if self.lpips is not None:
+                values[self.lpips.name] = self.lpips(sr, hr).double()
+            if self.downscale is not None and lr is not None:
+                values["lr_psnr"] = lr_psnr(sr.float(), lr.float(), self.downscale)
+        return values
+
+    def _measure(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        sr_y, hr_y = _luma_pair(sr, hr)
+        band = high_band(sr_y, hr_y, scale=self.scale)
+        energy_gap, squared_error = rtm_sums(sr, hr)
+        return {
+            "psnr_y": psnr(sr_y, hr_y),
+            "ssim_y": ssim(sr_y, hr_y),
+            "psnr_rgb": psnr(sr, hr),
+            "ssim_rgb": ssim(sr, hr),
+            "rtm": energy_gap / squared_error,
+            "hf_ratio": band.ratio,
+            "hf_truth": band.truth,
+            "bias": bias(sr, hr),
+            "energy_gap": energy_gap,
+            "squared_error": squared_error,
+        }
+
+    def reduce(self, images: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+        """Mean over the images of a set; ``rtm`` from the sums over all its pixels.
+
+        Values that are infinite or NaN stay out of the mean, and ``<metric>_left_out`` says how
+        many did: one black image must not turn a table into ``inf``, nor vanish from it unsaid.
+        Where nothing is left, the metric itself is absent.
+
+        Raises: ValueError for an empty set, or images measured by different metrics.
+        """
+        images = list(images)
+        if not images or any(image.keys() != images[0].keys() for image in images):
+            raise ValueError("reduce needs at least one image, all with the same metrics")
+        columns = {
+            name: torch.cat([image[name].reshape(-1).cpu() for image in images]).double()
+            for name in images[0]
+        }
+        gap, squared_error = (columns.pop(name).sum().item() for name in SUMS)
+        del columns["rtm"]
+        means = {"rtm": gap / squared_error} if squared_error else {}
+        for name, column in columns.items():
+            defined = column[column.isfinite()]
+            if len(defined) < len(column):
+                means[name + LEFT_OUT] = float(len(column) - len(defined))
+            if len(defined):
+                means[name] = defined.mean().item()
+        return means
+
+    def to(self, device: torch.device | str) -> ImageMetrics:
+        """Moves what has weights; returns itself."""
+        if self.lpips is not None:
+            self.lpips.to(device)
+        return self
+
+    @property
+    def protocol(self) -> dict[str, object]:
+        """What the numbers depend on, as JSON; different protocols must not be compared."""
+        lpips: object = "absent: no backbone weights (metrics.lpips.net, metrics.lpips.features)"
+        if self.lpips is not None:
+            lpips = {
+                "net": self.lpips.net,
+                "version": "0.1",
+                "features_sha256": self.lpips.features_sha256,
+                "heads_sha256": self.lpips.heads_sha256,
+                "region": "whole RGB image",
+            }
+        return {
+            "version": PROTOCOL_VERSION,
+            "scale": self.scale,
+            "border": self.scale,
+            "rounding": "8 bit, half up",
+            "luma": "BT.601 studio range, unrounded; gray images as they are",
+            "psnr": "per image, then mean",
+            "ssim": "11x11 Gaussian, sigma 1.5, valid region",
+            "frequency": "DCT of Y above the LR Nyquist",
+            "lpips": lpips,
+            "lr_psnr": "whole RGB image" if self.downscale is not None else "absent",
+        }
+
+
+def _luma_pair(sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+    """Y of both; in full range for those images whose HR is gray, where that is HR itself."""
+    gray = (hr == hr[:, :1]).all(dim=1).all(dim=(1, 2)).view(-1, 1, 1, 1)
+    sr_y, hr_y = luma(sr), luma(hr)
+    full_sr, full_hr = ((y * 255 - 16) / 219 for y in (sr_y, hr_y))
+    return torch.where(gray, full_sr, sr_y), torch.where(gray, full_hr, hr_y)
