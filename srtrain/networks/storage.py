@@ -95,7 +95,8 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
     """
     if not path.is_file():
         raise StorageError("no such file", where=str(path), fix="check the path")
-    head = path.open("rb").read(64)
+    with path.open("rb") as stream:
+        head = stream.read(64)
     reason = _not_weights(head)
     if reason:
         raise StorageError(reason[0], where=str(path), fix=reason[1])
