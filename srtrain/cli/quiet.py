@@ -6,7 +6,7 @@ import logging
 import warnings
 
 NOISE = (
-    r".*isinstance\(treespec, LeafSpec\) is deprecated.*",
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",
     r".*does not have many workers.*",
     r".*torch\.jit\.script.* is deprecated.*",
     r".*Consider setting `persistent_workers=True`.*",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from srtrain.metrics.image_metrics import ImageMetrics
 
 Figures = dict[str, dict[str, float]]
-Row = tuple[int, int, dict[str, float]]
+Row = tuple[int, int, dict[str, Tensor]]  # set, sample, figures of this one image
 
 
 class Panel(NamedTuple):
@@ -96,7 +96,7 @@ class Validation:
 
 
 def _rows(data: int, samples: list[int], figures: Mapping[str, Tensor]) -> list[Row]:
-    columns = {name: values.tolist() for name, values in figures.items()}
+    columns = {name: values.cpu() for name, values in figures.items()}
     return [
         (data, sample, {name: values[b] for name, values in columns.items()})
         for b, sample in enumerate(samples)
