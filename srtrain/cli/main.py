@@ -10,9 +10,9 @@ from pathlib import Path
 
 import srtrain
 from srtrain.cli.flags import FLAGS, Request, read_flags
-from srtrain.cli.tell import tell
+from srtrain.cli.tell import expected, tell
 from srtrain.config.nearest import did_you_mean, nearest
-from srtrain.errors import ConfigError, SrtrainError
+from srtrain.errors import ConfigError
 
 # name -> (module with `main(argv) -> int`, one line for --help); imported when called
 SUBCOMMANDS = {
@@ -28,11 +28,6 @@ def main(argv: list[str] | None = None) -> int:
     verbose = not {"verbose=true", "--verbose"}.isdisjoint(words)
     try:
         return _dispatch(words)
-    except SrtrainError as error:
-        if verbose:
-            traceback.print_exc()
-        tell(error)
-        return error.exit_code
     except KeyboardInterrupt:
         print("srtrain: interrupted", file=sys.stderr)
         return 130
@@ -40,7 +35,13 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _crash(error, words, verbose=verbose)
+        known = expected(error)
+        if known is None:
+            return _crash(error, words, verbose=verbose)
+        if verbose:
+            traceback.print_exc()
+        tell(known)
+        return known.exit_code
 
 
 def _dispatch(words: list[str]) -> int:

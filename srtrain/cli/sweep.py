@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from srtrain.cli.flags import Request, read_flags
-from srtrain.cli.tell import tell
+from srtrain.cli.tell import expected, tell
 from srtrain.config.compose import (
     VERSION_BASE,
     Composition,
@@ -45,8 +45,13 @@ def sweep(request: Request) -> int:
             ours.append(f"hydra.sweep.dir={'outputs/submitit' if submits else scratch}")
         try:
             run_hydra([*words, *ours, "--multirun"])
-        except SrtrainError as error:  # the job has told it
-            return error.exit_code
+        except Exception as error:
+            known = expected(error)
+            if known is None:
+                raise
+            if not isinstance(error, SrtrainError):  # a job's own errors have been told by it
+                tell(known)
+            return known.exit_code
     return 0
 
 
@@ -97,7 +102,7 @@ def job(_: DictConfig) -> float | None:
     asked = HydraConfig.get()
     added = (source for source in asked.runtime.config_sources if "searchpath" in source.provider)
     flags = [f"--config-dir={source.path}" for source in added]
-    request = read_flags([*OmegaConf.to_object(asked.overrides.task), *flags])
+    request = read_flags([*map(str, asked.overrides.task), *flags])
     try:
         plan = prepare(request.words, config_dirs=request.config_dirs)
         folder = f"{run_dir(plan.config, plan.experiment)}_{asked.job.num}"
@@ -109,9 +114,12 @@ def job(_: DictConfig) -> float | None:
     except (InterruptedRunError, PreemptedError) as error:
         tell(error)
         raise SystemExit(error.exit_code) from error  # ends the sweep, not only the job
-    except SrtrainError as error:
-        tell(error)
-        raise
+    except Exception as error:
+        known = expected(error)
+        if known is None:
+            raise
+        tell(known)
+        raise known from error
 
 
 def _in_folder(plan: Composition, folder: str) -> Composition:

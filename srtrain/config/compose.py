@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from srtrain.config.location import conf_dir
@@ -65,8 +66,14 @@ def search_path(config_dirs: Sequence[Path]) -> list[str]:
 def hydra_ready() -> Iterator[None]:
     """Hydra at ``conf_dir()``, our resolvers registered; restores what was there before."""
     register_resolvers()
-    with initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
-        yield
+    hydra = GlobalHydra.instance()
+    before = hydra.hydra  # inside a sweep's job: the sweep's own
+    hydra.clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=VERSION_BASE):
+            yield
+    finally:
+        hydra.hydra = before
 
 
 def register_resolvers() -> None:

@@ -36,5 +36,7 @@ class Facts:
 
     def weights(self) -> dict[str, float]:
         """The usable loss weights that are not 0."""
-        pairs = ((name, self.number(f"loss.weights.{name}")) for name in self.mapping("loss.weights"))
+        pairs = (
+            (name, self.number(f"loss.weights.{name}")) for name in self.mapping("loss.weights")
+        )
         return {name: w for name, w in pairs if w is not None and math.isfinite(w) and w > 0}

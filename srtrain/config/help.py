@@ -77,8 +77,13 @@ def help_page(
     lines += _section("Keys", ((key, _about(groups, key, f, t)) for key, f, t in KEYS), colour)
     for group in order:
         if group != "experiment":
-            lines += _section("", _options(groups, group, chosen.get(group, "")), colour, f"{group}=")
-    lines += ["  * is chosen where nothing else is said; experiments and budgets choose others.", ""]
+            lines += _section(
+                "", _options(groups, group, chosen.get(group, "")), colour, f"{group}="
+            )
+    lines += [
+        "  * is chosen where nothing else is said; experiments and budgets choose others.",
+        "",
+    ]
     lines += _section("Flags", flags.items(), colour)
     lines += _section("Exit codes", ((str(code), why) for code, why in EXIT_CODES.items()), colour)
     lines += [f"The files behind this page: {groups.folders[0]}"]
@@ -109,9 +114,7 @@ def _about(groups: Groups, key: str, file: str, text: str) -> str:
     return line.partition("#")[2].strip()
 
 
-def _section(
-    title: str, rows: Iterable[tuple[str, str]], colour: bool, of: str = ""
-) -> list[str]:
+def _section(title: str, rows: Iterable[tuple[str, str]], colour: bool, of: str = "") -> list[str]:
     rows = list(rows)
     width = min(WIDEST_NAME, max((len(name) for name, _ in rows), default=0))
     name = of if not title else f"{title}   {of}NAME" if of else title

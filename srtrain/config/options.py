@@ -69,4 +69,6 @@ def _check_option(groups: Groups, group: str, option: object, where: str) -> Ite
 def _check_package(users: bool, package: str | None, where: str) -> Iterator[ConfigError]:
     if users and package is None:
         fix = "its first line must be `# @package _global_`"
-        yield ConfigError("an experiment that sets nothing but `experiment.…`", where=where, fix=fix)
+        yield ConfigError(
+            "an experiment that sets nothing but `experiment.…`", where=where, fix=fix
+        )

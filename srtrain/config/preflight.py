@@ -8,6 +8,7 @@ composed, and the rules (``rules.py``) look at the whole; a run starts only if n
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
@@ -31,6 +32,8 @@ from srtrain.errors import ConfigError, SrtrainError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from srtrain.config.yamlfile import ConfigFile
 
 # Interpolations that fail are reported one at a time; a configuration has a handful at most.
 MAX_UNRESOLVED = 20
@@ -103,10 +106,13 @@ def _check_files(origin: Sources, reference: Reference) -> Iterator[ConfigError]
     for file in origin.setters:
         yield from check_tree(file.values, reference, where=file.where)
     for package, file in origin.components:
-        start = len(package) + 1
         yield from check_component(
-            file.values, where=lambda key, f=file, n=start: f.where(key[n:]), prefix=package
+            file.values, where=partial(_inside, file, package), prefix=package
         )
+
+
+def _inside(file: ConfigFile, package: str, key: str) -> str:
+    return file.where(key.removeprefix(f"{package}."))
 
 
 def _check_replaced(

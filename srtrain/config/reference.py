@@ -48,13 +48,11 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
 
 
 def chain(groups: Groups, group: str, option: str) -> list[ConfigFile]:
-    """An option and the options of its own group that its defaults list draws in, in merge order."""
+    """An option and those of its own group that its defaults list draws in, in merge order."""
     return list(_chain(groups, group, option, frozenset()))
 
 
-def _chain(
-    groups: Groups, group: str, option: str, seen: frozenset[str]
-) -> Iterator[ConfigFile]:
+def _chain(groups: Groups, group: str, option: str, seen: frozenset[str]) -> Iterator[ConfigFile]:
     file = groups.read(group, option)
     if file is None or option in seen:
         return

@@ -32,10 +32,9 @@ def saved_run(words: Words) -> tuple[DictConfig, dict[str, str]] | None:
     config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
     OmegaConf.set_struct(config, True)
-    started = first_comment(file).split()
-    pairs = (word.split("=", 1) for word in started if "=" in word)
+    pairs = (word.partition("=") for word in first_comment(file).split() if "=" in word)
     unknown = dict.fromkeys(Groups.of(conf_dir(), ()).names(), "as saved")
-    return config, unknown | {key: option for key, option in pairs}
+    return config, unknown | {group: option for group, _, option in pairs}
 
 
 def choices_line(choices: Mapping[str, str]) -> str:

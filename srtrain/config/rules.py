@@ -143,7 +143,9 @@ def scales(facts: Facts) -> Iterator[SrtrainError]:
     for key in ("generator.scale", "generator.upscale", "degradation.scale"):
         own = facts.number(key)
         if scale and own and own != scale:
-            yield ConfigError(f"{key}={own:g} but scale={scale:g}", where=key, fix="set scale alone")
+            yield ConfigError(
+                f"{key}={own:g} but scale={scale:g}", where=key, fix="set scale alone"
+            )
 
 
 def budget(facts: Facts) -> Iterator[SrtrainError]:
