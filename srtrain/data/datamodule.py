@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
+import weakref
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING
 
 import lightning
@@ -15,6 +18,8 @@ from srtrain.data.sampler import EndlessBatches
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     from srtrain.batch import Batch
     from srtrain.data.collection import Source
@@ -90,7 +95,7 @@ class SRData(lightning.LightningDataModule):
         assert self.train_images is not None
         rank, world_size = self._rank()
         done = self.trainer.global_step if self.trainer else 0
-        return DataLoader(
+        return _Loader(
             TrainingCrops(
                 self.train_images,
                 hr_patch_size=self.hr_patch_size,
@@ -140,8 +145,25 @@ def _as_is(batch: Batch) -> Batch:
     return batch
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _leave_signals_to_the_parent(_worker: int) -> None:
     # SLURM and terminals signal the whole process group; a worker that obeyed would take the run
-    # down before its checkpoint is saved. Workers end when their queue closes or the parent dies.
+    # down before its checkpoint is saved. Workers end when they are told to or the parent dies.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+class _Loader(DataLoader["Batch"]):
+    """Tells its workers to end before multiprocessing sends them the SIGTERM that they ignore."""
+
+    def __iter__(self) -> _BaseDataLoaderIter:
+        iterator = super().__iter__()
+        # Finalize runs where a forked rank exits, atexit where Python does.
+        stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=0)
+        atexit.register(stop)
+        return iterator
+
+
+def _stop_workers(iterator: weakref.ref[_BaseDataLoaderIter]) -> None:
+    stop = getattr(iterator(), "_shutdown_workers", None)
+    if stop is not None:
+        stop()
