@@ -1,0 +1,180 @@
+"""Starting from weights: what is copied, what is refused, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from srtrain.errors import StorageError
+from srtrain.networks.build import build_generator
+from srtrain.networks.generator import Generator
+from srtrain.networks.storage import write_checkpoint
+from srtrain.networks.transfer import Transfer, init_from
+
+State = dict[str, Tensor]
+
+
+def edsr(scale: int, *, seed: int, num_blocks: int = 4, name: str = "EDSR") -> Generator:
+    torch.manual_seed(seed)
+    kwargs = {"scale": scale, "num_features": 8, "num_blocks": num_blocks}
+    target = f"srtrain.networks.edsr.{name}"
+    return build_generator({"_target_": target, "kwargs": kwargs}, scale=scale)
+
+
+def save(path: Path, generator: Generator) -> Path:
+    spec, state = dict(generator.spec), generator.net.state_dict()
+    write_checkpoint(
+        path, {"generator": spec, "scale": generator.scale, "step": 1, "state_dict": state}
+    )
+    return path
+
+
+def state_of(generator: Generator) -> State:
+    return {name: tensor.clone() for name, tensor in generator.net.state_dict().items()}
+
+
+def test_x4_starts_from_x2(tmp_path: Path) -> None:
+    x2, x4 = edsr(2, seed=1), edsr(4, seed=2)
+    before = state_of(x4)
+    report = init_from(x4, save(tmp_path / "step-1.ckpt", x2), partial=True)
+    assert report.missing == ("upsample.2.weight", "upsample.2.bias")
+    assert report.unexpected == report.other_shape == ()
+    after, source = x4.net.state_dict(), x2.net.state_dict()
+    assert all(torch.equal(after[name], source[name]) for name in report.copied)
+    assert all(torch.equal(after[name], before[name]) for name in report.missing)
+    assert len(report.copied) == len(source) == report.total - 2
+    assert str(report) == (
+        "24 of 26 tensors copied; 2 missing in the file: upsample.2.weight, upsample.2.bias"
+    )
+
+
+def test_x4_from_x2_keeps_the_body_s_features(tmp_path: Path) -> None:
+    """EDSRLite's tail has other shapes per scale; head and body do the work, and move over."""
+    x2, x4 = edsr(2, seed=1, name="EDSRLite"), edsr(4, seed=2, name="EDSRLite")
+    report = init_from(x4, save(tmp_path / "step-1.ckpt", x2), partial=True)
+    assert report.other_shape == ("tail.weight", "tail.bias")
+    features = torch.rand(1, 8, 6, 6)
+    with torch.no_grad():
+        ours, theirs = x4.net.get_submodule("body"), x2.net.get_submodule("body")
+        assert torch.equal(ours(features), theirs(features))
+
+
+def test_the_same_network_is_copied_whole(tmp_path: Path) -> None:
+    source, target = edsr(2, seed=1), edsr(2, seed=2)
+    report = init_from(target, save(tmp_path / "step-1.ckpt", source), partial=False)
+    assert report.complete
+    assert str(report) == "24 of 24 tensors copied"
+    lr = torch.rand(1, 3, 5, 5)
+    with torch.no_grad():
+        assert torch.equal(target(lr), source(lr))
+    assert all(parameter.requires_grad for parameter in target.parameters())
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"params": state},
+        lambda state: {"params_ema": state},
+        lambda state: {f"net_g.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+        lambda state: {f"_orig_mod.{name}": tensor.double() for name, tensor in state.items()},
+    ],
+)
+def test_community_files_are_unwrapped(wrap: Callable[[State], object], tmp_path: Path) -> None:
+    source, target = edsr(2, seed=1), edsr(2, seed=2)
+    torch.save(wrap(source.net.state_dict()), tmp_path / "edsr.pth")
+    assert init_from(target, tmp_path / "edsr.pth", partial=False).complete
+    assert all(map(torch.equal, state_of(target).values(), state_of(source).values()))
+
+
+def test_rrdb_files_of_the_new_spelling_fit(tmp_path: Path) -> None:
+    """BasicSR writes ``conv_first``, ``body.0.rdb1.conv1``; spandrel's class has ``model.0``."""
+    kwargs = {"scale": 4, "num_filters": 8, "num_blocks": 1}
+    target = build_generator(
+        {"_target_": "spandrel.architectures.ESRGAN.ESRGAN", "kwargs": kwargs}, scale=4
+    )
+    torch.manual_seed(3)
+    convs = {"conv_first": (8, 3), "conv_body": (8, 8), "conv_up1": (8, 8), "conv_up2": (8, 8)}
+    convs |= {"conv_hr": (8, 8), "conv_last": (3, 8)}
+    for block in (1, 2, 3):
+        for number in range(1, 6):
+            out = 8 if number == 5 else 32
+            convs[f"body.0.rdb{block}.conv{number}"] = (out, 8 + 32 * (number - 1))
+    state = {f"{name}.weight": torch.randn(*shape, 3, 3) for name, shape in convs.items()}
+    state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in convs.items()}
+    save_file(state, tmp_path / "rrdb.safetensors")
+    assert init_from(target, tmp_path / "rrdb.safetensors", partial=False).complete
+    ours = target.net.state_dict()
+    assert torch.equal(ours["model.0.weight"], state["conv_first.weight"])
+    assert sum(tensor.sum() for tensor in ours.values()) == pytest.approx(
+        sum(float(tensor.sum()) for tensor in state.values()), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (edsr(2, seed=1), "2 missing in the file: upsample.2.weight, upsample.2.bias"),
+        (edsr(4, seed=1, num_blocks=5), "4 unknown to the generator: body.4.conv1.weight"),
+        (edsr(3, seed=1), "2 of another shape: upsample.0.weight, upsample.0.bias"),
+    ],
+)
+def test_a_part_is_refused_unless_asked_for(source: Generator, told: str, tmp_path: Path) -> None:
+    target = edsr(4, seed=2)
+    before = state_of(target)
+    path = save(tmp_path / "step-1.ckpt", source)
+    with pytest.raises(StorageError, match=told) as error:
+        init_from(target, path, partial=False)
+    assert error.value.exit_code == 4
+    assert "init_from.partial=true" in error.value.fix
+    assert all(map(torch.equal, state_of(target).values(), before.values()))
+    init_from(target, path, partial=True)
+
+
+@pytest.mark.parametrize("partial", [True, False])
+def test_less_than_half_is_always_refused(partial: bool, tmp_path: Path) -> None:
+    target = edsr(2, seed=2, num_blocks=16)  # 72 tensors, of which the file has 24
+    before = state_of(target)
+    path = save(tmp_path / "step-1.ckpt", edsr(2, seed=1))
+    with pytest.raises(StorageError, match=r"less than half.*24 of 72.*48 missing") as error:
+        init_from(target, path, partial=partial)
+    shown = str(error.value)
+    assert "body.5.conv1.weight, …" in shown  # the fifth: body.4 has four
+    assert "body.6" not in shown
+    assert all(map(torch.equal, state_of(target).values(), before.values()))
+
+
+def test_exactly_half_is_enough(tmp_path: Path) -> None:
+    target = edsr(2, seed=2)
+    state = state_of(edsr(2, seed=1))
+    torch.save({name: state[name] for name in list(state)[:12]}, tmp_path / "half.pth")
+    assert len(init_from(target, tmp_path / "half.pth", partial=True).copied) == 12
+    torch.save({name: state[name] for name in list(state)[:11]}, tmp_path / "less.pth")
+    with pytest.raises(StorageError, match="less than half"):
+        init_from(target, tmp_path / "less.pth", partial=True)
+
+
+def test_a_published_model_starts_another_scale(shared: Path) -> None:
+    path = shared / "models" / "DCTLSA_x2.safetensors"
+    if not path.exists():
+        pytest.skip("published model not found")
+    target = build_generator(
+        {"_target_": "spandrel.architectures.DCTLSA.DCTLSA", "kwargs": {"upscale": 4}}, scale=4
+    )
+    with pytest.raises(StorageError, match=r"init_from\.partial=true"):
+        init_from(target, path, partial=False)
+    report = init_from(target, path, partial=True)
+    assert len(report.copied) > 0.95 * report.total
+
+
+def test_the_report_shows_five_of_a_kind() -> None:
+    names = tuple("abcdefg")
+    report = Transfer(copied=names, missing=names, unexpected=(), other_shape=("x",))
+    assert str(report) == (
+        "7 of 15 tensors copied; 7 missing in the file: a, b, c, d, e, …; 1 of another shape: x"
+    )
