@@ -49,7 +49,7 @@ def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_wheel_holds_what_a_run_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
-    conf = [path for path in (ROOT / "conf").rglob("*.yaml")]
+    conf = (ROOT / "conf").rglob("*.yaml")
     wanted = {f"srtrain/conf/{path.relative_to(ROOT / 'conf').as_posix()}" for path in conf}
     wanted |= {
         path.relative_to(ROOT).as_posix()
@@ -71,7 +71,6 @@ def test_trains_and_upscales_without_checkout(program: Path, tmp_path: Path) -> 
         program,
         "experiment=mse",
         "trainer.max_steps=5",
-        "budget=smoke",
         "run_dir=run",
         cwd=tmp_path,
     )
