@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 from torch import Tensor, nn
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+from srtrain.losses.frequency import FFTL1
+from srtrain.losses.gradient import GradientL1
 from srtrain.losses.pixel import Charbonnier, Huber, LogCosh, Quantile, SmoothL1, linear_zone
+from srtrain.losses.structure import MSSSIMLoss, SSIMLoss, num_scales
 
 # 20 pixels that could all be right: {.2: .60, .5: .25, .9: .10, 8: .05}.
 POPULATION = torch.tensor([0.2] * 12 + [0.5] * 5 + [0.9] * 2 + [8.0], dtype=torch.float64)
@@ -71,26 +77,28 @@ def test_value(loss: nn.Module, error: float, expected: float) -> None:
 def images(size: int = 6) -> tuple[Tensor, Tensor]:
     """Two random images, float64, the first requiring a gradient."""
     source = torch.Generator().manual_seed(0)
-    sr, hr = torch.rand(2, 1, 3, size, size, generator=source, dtype=torch.float64)
+    sr, hr = torch.rand(2, 1, 2, size, size, generator=source, dtype=torch.float64)
     return sr.requires_grad_(), hr
 
 
-@pytest.mark.parametrize(
-    "loss", [SmoothL1(), Huber(), Charbonnier(), LogCosh(), Quantile(tau=0.9)], ids=str
-)
+ROBUST = [SmoothL1(), Huber(), Charbonnier(), LogCosh(), Quantile(tau=0.9)]
+WINDOWED = [SSIMLoss(), MSSSIMLoss(), FFTL1(), GradientL1()]
+
+
+@pytest.mark.parametrize("loss", [*ROBUST, *WINDOWED], ids=str)
 def test_gradient_and_shape_guard(loss: nn.Module) -> None:
-    sr, hr = images()
+    sr, hr = images(11)
     assert torch.autograd.gradcheck(loss, (sr, hr))
     with pytest.raises(ValueError, match="must have one shape"):
         loss(sr, hr[..., :1])
 
 
-@pytest.mark.parametrize("loss", [SmoothL1(), Huber(), Charbonnier(), LogCosh()], ids=str)
-def test_gradient_is_finite_where_the_error_is_zero(loss: nn.Module) -> None:
-    hr = torch.rand(1, 3, 4, 4)
+@pytest.mark.parametrize("loss", [*ROBUST[:-1], *WINDOWED], ids=str)
+def test_gradient_is_zero_where_the_error_is(loss: nn.Module) -> None:
+    hr = torch.rand(1, 3, 24, 24)
     sr = hr.clone().requires_grad_()
     loss(sr, hr).backward()
-    torch.testing.assert_close(sr.grad, torch.zeros_like(hr))
+    torch.testing.assert_close(sr.grad, torch.zeros_like(hr), atol=1e-6, rtol=0)
 
 
 def test_smooth_l1_is_huber_over_its_delta() -> None:
@@ -132,3 +140,83 @@ def test_constants_must_be_positive(value: float) -> None:
             build()
     with pytest.raises(ValueError, match=r"inside \(0, 1\)"):
         Quantile(tau=value)
+
+
+# windows, spectra, edges -----------------------------------------------------------------------
+
+
+def structured_pair(size: int) -> tuple[Tensor, Tensor]:
+    """A smooth image and a noisier one."""
+    source = torch.Generator().manual_seed(0)
+    noise, hr = torch.rand(2, 1, 1, size, size, generator=source, dtype=torch.float64)
+    hr = nn.functional.avg_pool2d(hr, 5, 1, 2, count_include_pad=False)
+    return hr + 0.1 * noise, hr
+
+
+def test_ssim_loss_is_1_minus_skimage_inside() -> None:
+    """A border of repeated values leaves torchmetrics nothing to reflect but them."""
+    sr, hr = (nn.functional.pad(image, [12] * 4, value=0.5) for image in structured_pair(48))
+    reference = structural_similarity(
+        sr[0, 0].numpy(),
+        hr[0, 0].numpy(),
+        data_range=1.0,
+        gaussian_weights=True,
+        use_sample_covariance=False,
+        full=True,
+    )[1]
+    assert SSIMLoss()(sr, hr).item() == pytest.approx(1 - reference.mean(), abs=1e-9)
+
+
+def test_ms_ssim_loss() -> None:
+    sr, hr = structured_pair(176)
+    five = multiscale_structural_similarity_index_measure(sr, hr, data_range=1.0)  # Wang's own
+    assert MSSSIMLoss()(sr, hr).item() == pytest.approx(1 - five.item(), abs=1e-12)
+    one = structured_pair(20)
+    assert MSSSIMLoss()(*one).item() == pytest.approx(SSIMLoss()(*one).item(), abs=1e-3)
+    noise, clean = structured_pair(64)
+    assert MSSSIMLoss()(noise, clean) < MSSSIMLoss()(2 * noise - clean, clean)
+
+
+def test_ms_ssim_takes_as_many_scales_as_fit() -> None:
+    fitting = {11: 1, 21: 1, 22: 2, 43: 2, 44: 3, 98: 3, 99: 4, 175: 4, 176: 5, 999: 5}
+    assert {side: num_scales(side) for side in fitting} == fitting
+    for side in list(fitting)[:-1]:
+        assert MSSSIMLoss()(*structured_pair(side)).isfinite()
+    with pytest.raises(ValueError, match="at least 11 pixels"):
+        num_scales(10)
+
+
+def test_ms_ssim_of_an_anticorrelated_image_has_a_finite_gradient() -> None:
+    hr = torch.rand(1, 1, 96, 96)
+    sr = (1 - hr).requires_grad_()
+    loss = MSSSIMLoss()(sr, hr)
+    loss.backward()
+    assert loss.item() == 1
+    assert sr.grad.isfinite().all()
+
+
+def test_fft_l1_by_numpy_and_its_units() -> None:
+    sr, hr = images(8)
+    spectrum = np.abs(np.fft.rfft2((sr - hr).detach().numpy(), norm="ortho"))
+    assert FFTL1()(sr, hr).item() == pytest.approx(spectrum.mean(), rel=1e-9)
+    error = 0.1 * torch.randn(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+    assert FFTL1()(error, torch.zeros_like(error)).item() == pytest.approx(
+        math.sqrt(math.pi) / 2 * 0.1, rel=0.01
+    )
+
+
+def test_gradient_l1_of_a_ramp_and_of_a_constant() -> None:
+    hr = torch.rand(1, 3, 6, 10, dtype=torch.float64)
+    # By hand: slope .02 along x, halved by the repeated border in 2 of 10 columns, 0 along y.
+    ramp = hr + 0.02 * torch.arange(10)
+    assert GradientL1()(ramp, hr).item() == pytest.approx(0.02 * 0.9 / 2)
+    assert GradientL1()(hr + 0.3, hr).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", WINDOWED, ids=str)
+def test_autocast_changes_nothing(loss: nn.Module) -> None:
+    sr, hr = (image.float() for image in structured_pair(32))
+    expected = loss(sr, hr)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(sr, hr), expected)
+    assert loss(sr.bfloat16(), hr).dtype == torch.float32

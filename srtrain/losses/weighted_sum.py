@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from srtrain.checks import same_shape
 from srtrain.losses.pixel import Robust
+from srtrain.losses.precision import at_least_float32
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,7 +50,7 @@ class WeightedSum(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, differentiable, and the raw value of every term, detached."""
         same_shape(sr, hr)
-        sr, hr = _at_least_float32(sr), _at_least_float32(hr)
+        sr, hr = at_least_float32(sr), at_least_float32(hr)
         parts = {name: self._term(name, sr, hr) for name in self.weights}
         total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
         return total, {name: part.detach() for name, part in parts.items()}
@@ -68,7 +69,7 @@ class WeightedSum(nn.Module):
         parameter's ``.grad`` is touched.
         """
         same_shape(sr, hr)
-        output, hr = _at_least_float32(sr.detach()).requires_grad_(), _at_least_float32(hr)
+        output, hr = at_least_float32(sr.detach()).requires_grad_(), at_least_float32(hr)
         norms = {}
         for name, weight in self.weights.items():
             (gradient,) = torch.autograd.grad(self._term(name, output, hr), output)
@@ -100,10 +101,6 @@ def gradient_ratios(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {}
     pixel = torch.stack(pixels).sum()
     return {name: norm / pixel for name, norm in norms.items() if not name.startswith("pixel")}
-
-
-def _at_least_float32(image: Tensor) -> Tensor:
-    return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
