@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ class Convolutions(nn.Module):
     def __init__(self, depth: int, *, scale: int = 2, width: int = 8) -> None:
         super().__init__()
         widths = [3, *[width] * (depth - 1), 3 * scale**2]
-        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
         self.body = nn.ModuleList(layers)
         self.shuffle = nn.PixelShuffle(scale)
 
@@ -154,8 +156,9 @@ def test_published_networks_tile_exactly(target: str, kwargs: dict[str, object])
     reach, lr = measure(generator), _image(90, 71)
     assert reach.exact
     with torch.no_grad():
-        tiled = upscale_tiled(generator, lr, tile=24, halo=reach)
-        torch.testing.assert_close(tiled, generator(lr), rtol=0, atol=1e-5)
+        tiled, whole = upscale_tiled(generator, lr, tile=24, halo=reach), generator(lr)
+    span = max(1.0, whole.abs().max().item())  # untrained SPAN gives up to 45
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5 * span)
 
 
 def test_blending_reproduces_what_does_not_depend_on_the_tile() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from srtrain.networks.generator import Generator
 
-LONGEST = 128  # LR pixels; a deeper structural reach is probed for where it stops to matter
+LONGEST = 64  # LR pixels; a longer structural reach is probed for where it stops to matter
 _STRIP = 32  # height of the probe; holds every window size in use
 _WINDOW = 32  # phase of tiles for networks that see position: a multiple of their windows 4 … 32
 _UNSEEN = 2e-6  # of the range [0, 1]; tiles promise 1e-5
@@ -40,20 +40,22 @@ def measure(generator: Generator) -> Reach:
     """The ``Reach`` of a generator, by a few forward passes over strips of noise.
 
     First by structure: a NaN at one pixel comes out wherever that pixel can matter, whatever the
-    weights. If that is beyond 128 pixels, by effect: the smallest distance beyond which other
-    pixels change the output by less than 2e-6.
+    weights. If that is beyond 64 pixels, by effect: the smallest distance beyond which other
+    pixels change the output by less than 2e-6 of its range.
     """
     training = generator.training
     generator.eval()
     try:
+        align = generator.multiple_of
         with _plain_convolutions():
-            align = generator.multiple_of
-            if not _same_after_shift(generator, max(align, 1)):
+            if not _same_after_shift(generator, align):
                 align = math.lcm(align, _WINDOW)
-            for halo in (_structural(generator), _effective(generator)):
-                if halo is not None:
-                    return Reach(halo + align - 1, align)
-        return Reach(_BLENDED, align, exact=False)
+            halo = _structural(generator)
+        if halo is None:
+            halo = _effective(generator)
+        if halo is None:
+            return Reach(_BLENDED, align, exact=False)
+        return Reach(halo + align - 1, align)
     finally:
         generator.train(training)
 
@@ -75,7 +77,7 @@ def _structural(generator: Generator) -> int | None:
 
 
 def _effective(generator: Generator) -> int | None:
-    for halo in (16, 32, 64, LONGEST):
+    for halo in (16, 32, 64, 128):
         if all(_unseen_beyond(generator, halo, across=across) for across in (False, True)):
             return halo
     return None
@@ -91,7 +93,7 @@ def _unseen_beyond(generator: Generator, halo: int, *, across: bool) -> bool:
     inside = slice(middle.start * generator.scale, middle.stop * generator.scale)
     outputs = [generator(strip.mT if across else strip) for strip in (first, second)]
     left, right = ((sr.mT if across else sr)[..., inside, :] for sr in outputs)
-    return bool((left - right).abs().max() <= _UNSEEN)
+    return _equal(left, right)
 
 
 def _same_after_shift(generator: Generator, step: int) -> bool:
@@ -103,7 +105,12 @@ def _same_after_shift(generator: Generator, step: int) -> bool:
     moved = generator(strip[..., step:, :])
     third = moved.shape[-2] // 3
     middle = (..., slice(third, 2 * third), slice(None))
-    return bool((whole[middle] - moved[middle]).abs().max() <= _UNSEEN)
+    return _equal(whole[middle], moved[middle])
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    span = max(1.0, left.abs().max().item())
+    return bool((left - right).abs().max() <= _UNSEEN * span)
 
 
 def _noise(generator: Generator, length: int, *, across: bool, seed: int = 0) -> Tensor:

@@ -1,0 +1,404 @@
+"""From a checkpoint to larger images of every kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+from srtrain.cli.infer import main
+from srtrain.errors import ConfigError, DataError, StorageError
+from srtrain.images import Picture, read_picture, write_picture
+from srtrain.inference.run import Job, plan, run
+from srtrain.inference.transparency import fill_hidden
+from srtrain.inference.upscaler import Upscaler, load_model, pick_device
+from srtrain.networks.edsr import EDSRLite
+from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.storage import write_checkpoint
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+KWARGS = {"scale": 2, "num_features": 4, "num_blocks": 1}
+
+
+def _generator() -> Generator:
+    torch.manual_seed(0)
+    spec = Spec(_target_="srtrain.networks.edsr.EDSRLite", kwargs=KWARGS)
+    return Generator(EDSRLite(**KWARGS), scale=2, spec=spec).eval()
+
+
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    return Upscaler(_generator())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    generator = _generator()
+    path = tmp_path_factory.mktemp("ckpt") / "step-000001.ckpt"
+    content = {
+        "format": 1,
+        "generator": dict(generator.spec),
+        "scale": 2,
+        "state_dict": generator.net.state_dict(),
+        "train_state": {},
+    }
+    write_checkpoint(path, content)
+    return path
+
+
+def _smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    phases = np.arange(channels)
+    wave = np.sin(rows[..., None] / 5 + phases) * np.cos(columns[..., None] / 7)
+    return (127.5 + 100 * wave).astype(np.uint8)
+
+
+# The upscaler --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK"])
+def test_pil_in_pil_out(upscaler: Upscaler, mode: str) -> None:
+    image = Image.fromarray(_smooth(10, 14)).convert(mode)
+    image.info["icc_profile"] = SRGB
+    larger = upscaler.upscale(image)
+    assert larger.size == (28, 20)
+    assert larger.mode == {"P": "RGB", "1": "L", "CMYK": "RGB"}.get(mode, mode)
+    if mode != "CMYK":
+        assert larger.info["icc_profile"] == SRGB
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (9, 7, 1), (9, 7, 2), (9, 7, 3), (9, 7, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_array_in_same_array_out(
+    upscaler: Upscaler, shape: tuple[int, ...], dtype: type[np.generic]
+) -> None:
+    top = 1.0 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max  # type: ignore[type-var]
+    array = (np.random.default_rng(0).random(shape) * top).astype(dtype)
+    larger = upscaler.upscale(array)
+    assert larger.shape == (18, 14, *shape[2:])
+    assert larger.dtype == dtype
+    assert 0.2 * top < larger.mean() < 0.8 * top
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (1, 9, 7), (2, 3, 9, 7), (1, 1, 9, 7)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.bfloat16])
+def test_tensor_in_same_tensor_out(
+    upscaler: Upscaler, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    image = torch.rand(shape)
+    image = (image * 255).to(dtype) if dtype == torch.uint8 else image.to(dtype)
+    larger = upscaler.upscale(image)
+    assert larger.shape == (*shape[:-2], 18, 14)
+    assert larger.dtype == dtype
+
+
+def test_all_kinds_agree(upscaler: Upscaler) -> None:
+    levels = _smooth(12, 16)
+    want = upscaler.upscale(levels)
+    tensor = torch.from_numpy(levels).permute(2, 0, 1)
+    np.testing.assert_array_equal(np.array(upscaler.upscale(Image.fromarray(levels))), want)
+    np.testing.assert_array_equal(upscaler.upscale(tensor).permute(1, 2, 0).numpy(), want)
+    direct = upscaler.generator(tensor[None].float() / 255).clamp(0, 1)[0].permute(1, 2, 0)
+    np.testing.assert_array_equal((direct.detach() * 255 + 0.5).floor().byte().numpy(), want)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.full((4, 4, 3), 200.0), ValueError, "divide by 255"),
+        (np.full((4, 4, 3), np.nan), ValueError, r"\[0, 1\]"),
+        (np.zeros((4, 4, 5), np.uint8), ValueError, r"\(H, W\)"),
+        (torch.zeros(2, 4, 4), ValueError, r"\(C, H, W\)"),
+        ("photo.png", TypeError, "PIL image"),
+    ],
+)
+def test_misuse_is_named(
+    upscaler: Upscaler, image: np.ndarray, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        upscaler.upscale(image)
+
+
+def test_load_model(checkpoint: Path) -> None:
+    import srtrain
+
+    model = srtrain.load_model(checkpoint, device="cpu")
+    assert model.scale == 2
+    levels = _smooth(8, 8)
+    np.testing.assert_array_equal(model.upscale(levels), Upscaler(_generator()).upscale(levels))
+    with pytest.raises(StorageError):
+        load_model(checkpoint.parent / "absent.ckpt")
+
+
+def test_devices_that_are_not_here_are_named() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(ConfigError, match="unknown device"):
+        pick_device("abacus")
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            pick_device("cuda")
+
+
+def test_self_ensemble_commutes_with_flips_and_turns() -> None:
+    upscaler = Upscaler(_generator(), self_ensemble=True)
+    lr = torch.rand(1, 3, 8, 8)
+    sr = upscaler.upscale_tensor(lr)
+    torch.testing.assert_close(upscaler.upscale_tensor(lr.rot90(1, (2, 3))), sr.rot90(1, (2, 3)))
+    torch.testing.assert_close(upscaler.upscale_tensor(lr.flip(3)), sr.flip(3))
+    assert not torch.allclose(sr, Upscaler(_generator()).upscale_tensor(lr), atol=1e-6)
+
+
+def test_tiled_pictures_equal_whole_ones() -> None:
+    picture = Picture(_smooth(61, 47), alpha=_smooth(61, 47, 1)[..., 0])
+    whole, tiled = (Upscaler(_generator(), tile=tile).upscale_picture(picture) for tile in (0, 16))
+    for left, right in ((whole.pixels, tiled.pixels), (whole.alpha, tiled.alpha)):
+        assert np.abs(left.astype(int) - right).max() <= 1  # a tie may round either way
+        assert (left != right).mean() < 1e-3
+
+
+def test_out_of_memory_halves_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = _generator()
+    whole = Upscaler(generator, tile=0).upscale_tensor(lr := torch.rand(1, 3, 100, 60))
+    forward = generator.net.forward
+
+    def small_memory(image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] * image.shape[-2] > 32 * 192:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(image)
+
+    monkeypatch.setattr(generator.net, "forward", small_memory)
+    upscaler = Upscaler(generator, tile=0)
+    torch.testing.assert_close(upscaler.upscale_tensor(lr), whole, rtol=0, atol=1e-5)
+    assert upscaler.tile == 50
+    monkeypatch.setattr(generator.net, "forward", _no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        upscaler.upscale_tensor(lr)
+
+
+def _no_memory(_: torch.Tensor) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+# Alpha ---------------------------------------------------------------------------------------
+
+
+def test_hidden_colours_do_not_bleed(upscaler: Upscaler) -> None:
+    # A gray disc on transparent pixels that are pure green below.
+    rows, columns = np.mgrid[:32, :32]
+    disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 100
+    pixels = np.where(disc[..., None], 128, [0, 255, 0]).astype(np.uint8)
+    alpha = np.where(disc, 255, 0).astype(np.uint8)
+    larger = upscaler.upscale_picture(Picture(pixels, alpha))
+    assert larger.alpha is not None
+    seen = larger.pixels[larger.alpha > 0].astype(int)
+    green = upscaler.upscale_picture(Picture(pixels)).pixels[larger.alpha > 0].astype(int)
+    clean = upscaler.upscale_picture(Picture(np.full_like(pixels, 128))).pixels
+    assert np.abs(seen - clean[larger.alpha > 0]).max() <= 1
+    assert np.abs(green - 128).max() > 60  # what it would have been
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (32, 31)])
+def test_filling_keeps_visible_colours_and_constants(size: tuple[int, int]) -> None:
+    source = torch.Generator().manual_seed(0)
+    alpha = (torch.rand(1, 1, *size, generator=source) > 0.7).float()
+    alpha[..., 0, 0] = 1
+    colour = torch.rand(1, 3, *size, generator=source)
+    filled = fill_hidden(colour, alpha)
+    seen = (alpha > 0).expand_as(colour)
+    torch.testing.assert_close(filled[seen], colour[seen], rtol=0, atol=0)
+    constant = torch.where(seen, torch.full_like(colour, 0.3), colour)
+    torch.testing.assert_close(fill_hidden(constant, alpha), torch.full_like(colour, 0.3))
+
+
+def test_constant_alpha_stays_exactly_constant(upscaler: Upscaler) -> None:
+    larger = upscaler.upscale_picture(Picture(_smooth(6, 8), np.full((6, 8), 255, np.uint8)))
+    assert larger.alpha is not None
+    assert larger.alpha.shape == (12, 16)
+    assert (larger.alpha == 255).all()
+
+
+# What goes where -----------------------------------------------------------------------------
+
+
+def _touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+
+
+def test_plan_mirrors_folders_and_globs(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/a/x.png", "in/b/x.png", "in/ü ñ.jpg", "in/move.gif", "one.png")
+    out = tmp_path / "out"
+
+    def names(*inputs: str, output: Path = out) -> set[str]:
+        jobs = plan([str(tmp_path / text) for text in inputs], output)
+        return {job.target.relative_to(tmp_path).as_posix() for job in jobs}
+
+    folder = {"out/a/x.png", "out/b/x.png", "out/ü ñ.jpg", "out/move.png"}
+    assert names("in") == folder
+    assert names("in", "one.png") == folder | {"out/one.png"}
+    assert names("in/*/*.png") == {"out/a/x.png", "out/b/x.png"}
+    assert names("in/**/x.png") == {"out/a/x.png", "out/b/x.png"}
+    assert names("one.png", output=tmp_path / "big.webp") == {"big.webp"}
+    assert names("one.png", "one.png") == {"out/one.png"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "error", "message"),
+    [
+        (["a", "b"], "out", ConfigError, "wanted twice: .*a/x.png and .*b/x.png"),
+        (["a"], "a", ConfigError, "would replace inputs"),
+        (["a/x.png"], "a/x.png", ConfigError, "would replace inputs"),
+        (["a"], "done", ConfigError, r"1 of 1 outputs exist: .*done/x.png.*--overwrite"),
+        (["a", "b/y.png"], "a/x.png", ConfigError, "-o must be a folder"),
+        (["absent"], "out", DataError, "no such file"),
+        (["a/*.tif"], "out", DataError, "no file matches"),
+        (["empty"], "out", DataError, "no images found"),
+    ],
+)
+def test_plans_that_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inputs: list[str],
+    output: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _touch(tmp_path, "a/x.png", "b/x.png", "b/y.png", "done/x.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=message):
+        plan(inputs, Path(output))
+
+
+def test_an_output_folder_inside_the_input_is_no_input(tmp_path: Path) -> None:
+    _touch(tmp_path, "x.png", "out/x.png")
+    jobs = plan([str(tmp_path)], tmp_path / "out", overwrite=True)
+    assert jobs == [Job(tmp_path / "x.png", tmp_path / "out" / "x.png")]
+
+
+def test_a_full_disk_stops_the_run(
+    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _touch(tmp_path, "x.png")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("srtrain.inference.run.write_picture", full)
+    with pytest.raises(StorageError, match="No space left"):
+        list(run(upscaler, [Job(tmp_path / "x.png", tmp_path / "y.png")]))
+
+
+# The command ---------------------------------------------------------------------------------
+
+
+def _every_kind(root: Path) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Writes good files of every kind; name -> (mode, size) of what must come out at x2."""
+    colour, gray = _smooth(10, 14), _smooth(10, 14, 1)
+    (root / "deep er").mkdir(parents=True)
+    Image.fromarray(colour).save(root / "rgb.png", icc_profile=SRGB)
+    Image.fromarray(gray[..., 0]).save(root / "gray.png")
+    Image.fromarray(colour).quantize(16).save(root / "palette.png")
+    Image.fromarray(np.dstack([colour, gray])).save(root / "rgba.png")
+    Image.fromarray(colour).convert("CMYK").save(root / "cmyk.jpg")
+    Image.fromarray(colour).save(root / "deep er" / "ünïcode 图.webp", lossless=True)
+    Image.fromarray(colour).save(root / "frames.gif")
+    write_picture(root / "gray16.png", Picture(gray.astype(np.uint16) * 257))
+    write_picture(root / "rgb16.png", Picture(colour.astype(np.uint16) * 257))
+    write_picture(root / "rgb16.tif", Picture(colour.astype(np.uint16) * 257, icc=SRGB))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colour).save(root / "turned.jpg", exif=exif)
+    Image.new("RGB", (1, 1), "red").save(root / "dot.png")
+    flat, upright = (28, 20), (20, 28)
+    return {
+        "rgb.png": ("RGB", flat),
+        "gray.png": ("L", flat),
+        "palette.png": ("RGB", flat),
+        "rgba.png": ("RGBA", flat),
+        "cmyk.jpg": ("RGB", flat),
+        "deep er/ünïcode 图.webp": ("RGB", flat),
+        "frames.png": ("RGB", flat),
+        "gray16.png": ("I;16", flat),
+        "rgb16.png": ("RGB", flat),
+        "rgb16.tif": ("RGB", flat),
+        "turned.jpg": ("RGB", upright),
+        "dot.png": ("RGB", (2, 2)),
+    }
+
+
+def test_every_kind_of_file_and_three_bad_ones(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    want = _every_kind(tmp_path / "in")
+    (tmp_path / "in" / "cut.png").write_bytes((tmp_path / "in" / "rgb.png").read_bytes()[:200])
+    (tmp_path / "in" / "zero.png").touch()
+    (tmp_path / "in" / "text.png").write_text("not an image")
+    out = tmp_path / "out"
+    assert main([str(checkpoint), str(tmp_path / "in"), "-o", str(out), "--device", "cpu"]) == 3
+    printed = capsys.readouterr()
+    for name in ("cut.png", "zero.png", "text.png"):
+        assert printed.err.count(name) == 1
+    assert "12 images x2" in printed.out
+    assert "3 failed" in printed.out
+    made = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    assert made == set(want)
+    for name, (mode, size) in want.items():
+        with Image.open(out / name) as image:
+            assert (image.mode, image.size) == (mode, size), name
+            assert image.getexif().get(0x0112, 1) == 1
+        assert read_picture(out / name).bits == (16 if "16" in name else 8)
+    assert read_picture(out / "rgb.png").icc == SRGB
+    assert read_picture(out / "rgb16.tif").icc == SRGB
+    eight, sixteen = (read_picture(out / n).pixels.astype(float) for n in ("rgb.png", "rgb16.png"))
+    assert np.abs(sixteen / 257 - eight).max() <= 0.51
+
+
+def test_existing_outputs_are_listed_before_anything_starts(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    _touch(tmp_path, "in/a.png", "in/b.png", "out/b.png")
+    before = (tmp_path / "out" / "b.png").read_bytes()
+    command = [str(checkpoint), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    with pytest.raises(ConfigError, match=r"1 of 2 outputs exist.*b\.png") as caught:
+        main(command)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out" / "a.png").exists()
+    assert (tmp_path / "out" / "b.png").read_bytes() == before
+    assert main([*command, "--overwrite", "--tile", "3", "--self-ensemble"]) == 0
+    assert Image.open(tmp_path / "out" / "b.png").size == (8, 8)
+
+
+def test_an_unwritable_target_is_named_and_the_rest_produced(
+    tmp_path: Path, upscaler: Upscaler
+) -> None:
+    _touch(tmp_path, "x.png", "y.png")
+    (tmp_path / "file").touch()
+    jobs = [
+        Job(tmp_path / "x.png", tmp_path / "file" / "x.png"),
+        Job(tmp_path / "y.png", tmp_path / "out" / "y.png"),
+    ]
+    outcomes = list(run(upscaler, jobs))
+    assert outcomes[0].failure is not None
+    assert "x.png" in outcomes[0].failure
+    assert outcomes[1].failure is None
+
+
+@pytest.mark.slow
+def test_as_a_process(
+    tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..., object]
+) -> None:
+    _touch(tmp_path, "in/a.png")
+    done = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out", cwd=tmp_path)
+    assert done.rc == 0, done.stderr  # type: ignore[attr-defined]
+    assert os.listdir(tmp_path / "out") == ["a.png"]
+    again = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out")
+    assert again.rc == 2  # type: ignore[attr-defined]
+    assert again.stderr.startswith("srtrain: error: 1 of 1 outputs exist")  # type: ignore[attr-defined]
