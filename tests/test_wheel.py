@@ -67,13 +67,7 @@ def test_trains_and_upscales_without_checkout(program: Path, tmp_path: Path) -> 
         program.with_name("python"), "-c", "import srtrain; print(srtrain.__file__)", cwd=tmp_path
     )
     assert Path(where.stdout.strip()).is_relative_to(program.parents[1])
-    run(
-        program,
-        "experiment=mse",
-        "trainer.max_steps=5",
-        "run_dir=run",
-        cwd=tmp_path,
-    )
+    run(program, "experiment=mse", "trainer.max_steps=5", "run_dir=run", cwd=tmp_path)
     Image.new("RGB", (9, 7), "teal").save(tmp_path / "small.png")
     run(program, "infer", "run", "small.png", "-o", "out", cwd=tmp_path)
     with Image.open(tmp_path / "out" / "small.png") as upscaled:
