@@ -1,8 +1,9 @@
-"""Does a distance see images as people do? A proxy that takes seconds.
+"""How good is a perceptual distance? Proxies that need no human ratings and take seconds.
 
-At equal mean squared error, people hardly mind a shift of brightness, of contrast or of position,
-and mind blur, JPEG blocks, salt and pepper, and noise very much (Wang & Bovik 2009, the "Einstein"
-pictures). A distance passes a pair if it puts the first kind below the second. L2 is at chance.
+The sign test: at equal mean squared error, people hardly mind a change of brightness or contrast or
+a small shift, and mind blur, JPEG blocks, salt and pepper, and noise (Wang & Bovik 2009, the
+"Einstein" pictures). A distance passes a pair if it puts the first kind below the second; L2 is at
+chance. It is a proxy, not agreement with people.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
+from torch import nn
 
+from srtrain.losses.features import EMBEDDED_CONVS, VGG19Features, calibration_batch
 from srtrain.rng import generator
 
 if TYPE_CHECKING:
@@ -23,7 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-    Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    # (1, 3, H, W) and (B, 3, H, W) -> {"raw": (B,), "unit": (B,)} or some of these.
+    Distance = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
 MARGIN = 8
 """Pixels around a crop that a shift or a blur may draw on; distances are taken without them."""
@@ -69,6 +74,17 @@ def noise(image: Floats, strength: float) -> Floats:
     return image + strength * generator(0, 0, "noise").standard_normal(image.shape)
 
 
+def bicubic(image: Floats, strength: float) -> Floats:
+    """Reduced by ``strength`` with Pillow's bicubic, and enlarged again."""
+    height, width = image.shape[:2]
+    small = (round(width / strength), round(height / strength))
+    planes = []
+    for plane in np.moveaxis(image.astype(np.float32), -1, 0):
+        reduced = Image.fromarray(plane).resize(small, Image.Resampling.BICUBIC)
+        planes.append(np.asarray(reduced.resize((width, height), Image.Resampling.BICUBIC)))
+    return np.stack(planes, axis=-1).astype(np.float64)
+
+
 KEPT: dict[str, tuple[Callable[[Floats, float], Floats], float]] = {
     "mean": (mean_shift, 0.6),
     "contrast": (contrast, 0.98),
@@ -103,16 +119,20 @@ def equal_mse_set(crop: NDArray[np.uint8]) -> tuple[Floats, dict[str, Floats]]:
     return _inner(image), distorted
 
 
-def sign_test(distance: Distance, crops: Sequence[NDArray[np.uint8]]) -> float:
-    """Share of the (kept, harmed) pairs of all crops where the kept one is nearer; ties count half.
-
-    ``distance(reference, distorted)`` takes (B, 3, H, W) in [0, 1] and gives (B,).
-    """
-    return sign_score([_distances(distance, *equal_mse_set(crop)) for crop in crops])
+def sign_test(
+    distance: Distance, sets: Sequence[tuple[Floats, dict[str, Floats]]]
+) -> dict[str, float]:
+    """Share of the (kept, harmed) pairs of all ``equal_mse_set``s where the kept one is nearer."""
+    tables: dict[str, list[dict[str, float]]] = {}
+    for reference, distorted in sets:
+        values = distance(to_tensor([reference]), to_tensor(list(distorted.values())))
+        for kind, column in values.items():
+            tables.setdefault(kind, []).append(dict(zip(distorted, column.tolist(), strict=True)))
+    return {kind: sign_score(table) for kind, table in tables.items()}
 
 
 def sign_score(tables: Sequence[dict[str, float]]) -> float:
-    """The same from {distortion: distance} per crop."""
+    """The same from {distortion: distance} per crop; ties count half."""
     wins = [
         0.5 + 0.5 * np.sign(table[harmed] - table[kept])
         for table in tables
@@ -123,17 +143,46 @@ def sign_score(tables: Sequence[dict[str, float]]) -> float:
     return float(np.mean(wins))
 
 
+class FeatureDistance:
+    """The two usual distances in the space of some features, over all their taps.
+
+    ``raw``: ``Σ_taps mean (φ(a) - φ(b))² / mean φ(calibration)²``, as ``Perceptual``, per image.
+    ``unit``: ``Σ_taps mean_positions ‖φ(a)/‖φ(a)‖ - φ(b)/‖φ(b)‖‖²``, as LPIPS without its heads.
+    """
+
+    def __init__(self, features: VGG19Features) -> None:
+        self.features = features
+        with torch.no_grad():
+            activations = features(calibration_batch())
+        self.sizes = {tap: float(x.square().mean()) for tap, x in activations.items()}
+
+    @torch.no_grad()
+    def __call__(self, reference: torch.Tensor, distorted: torch.Tensor) -> dict[str, torch.Tensor]:
+        """{"raw": (B,), "unit": (B,)}; one reference (1, 3, H, W) serves a whole batch."""
+        raw, unit = torch.zeros(len(distorted)), torch.zeros(len(distorted))
+        ours, theirs = self.features(reference), self.features(distorted)
+        for tap, size in self.sizes.items():
+            a, b = ours[tap], theirs[tap]
+            raw += (a - b).square().mean((1, 2, 3)) / size
+            a, b = F.normalize(a, eps=1e-6), F.normalize(b, eps=1e-6)
+            unit += (a - b).square().sum(1).mean((1, 2))
+        return {"raw": raw, "unit": unit}
+
+
+def random_features(seed: int) -> VGG19Features:
+    """The control: VGG-19's first five convolutions with He's random weights, zero biases."""
+    features = VGG19Features("embedded", taps=EMBEDDED_CONVS)
+    random = torch.Generator().manual_seed(seed)
+    for conv in EMBEDDED_CONVS:
+        nn.init.kaiming_normal_(features.get_buffer(f"{conv}_weight"), generator=random)
+        nn.init.zeros_(features.get_buffer(f"{conv}_bias"))
+    features.features_name = f"first5/random-{seed}"
+    return features
+
+
 def to_tensor(pictures: Sequence[Floats]) -> torch.Tensor:
     """(H, W, 3) each -> (B, 3, H, W) float32."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-
-
-def _distances(
-    distance: Distance, reference: Floats, distorted: dict[str, Floats]
-) -> dict[str, float]:
-    pictures = to_tensor(list(distorted.values()))
-    values = distance(to_tensor([reference]).expand_as(pictures), pictures)
-    return dict(zip(distorted, values.tolist(), strict=True))
 
 
 def _strength(
