@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from srtrain.errors import ConfigError, StorageError
+from srtrain.files import sha256_of
 from srtrain.metrics import lpips as module
 from srtrain.metrics.lpips import BACKBONES, LPIPS, cached_backbone
 
@@ -105,10 +106,15 @@ def test_files_that_will_not_do(tmp_path: Path, squeeze_file: Path) -> None:
         LPIPS(net="squeeze", features=tmp_path / "list.pth")
 
 
-def test_cached_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbone_in_torchs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squeeze_file: Path
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert cached_backbone("alex") is None
-    file = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    assert cached_backbone("squeeze") is None
+    with pytest.raises(StorageError, match="srtrain fetch-weights lpips-squeeze"):
+        LPIPS("squeeze")
+    file = tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     file.parent.mkdir(parents=True)
-    file.touch()
-    assert cached_backbone("alex") == file
+    torch.save(safetensors.torch.load_file(squeeze_file), file)
+    assert cached_backbone("squeeze") == file
+    assert LPIPS("squeeze").features_sha256 == sha256_of(file)

@@ -59,7 +59,7 @@ BACKBONES = {
 
 def cached_backbone(net: str) -> Path | None:
     """Torchvision's file for ``net`` in torch's cache (``$TORCH_HOME``), if it lies there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / _backbone(net).file
+    path = _cache() / _backbone(net).file
     return path if path.is_file() else None
 
 
@@ -68,7 +68,7 @@ class LPIPS(nn.Module):
 
     Version 0.1 of the heads, as everywhere. ``features`` is torchvision's backbone of ``net``
     ("squeeze", "alex", "vgg" = VGG16), .safetensors or .pth, keys ``features.N.…`` or ``N.…``.
-    Frozen; layer by layer and in strips, so whole photos fit.
+    None: torch's cache. Frozen; layer by layer and in strips, so whole photos fit.
 
     Raises: ConfigError for an unknown net; StorageError for a file that is missing, unreadable or
         of another network. Never computed from anything else.
@@ -78,14 +78,14 @@ class LPIPS(nn.Module):
     shift: Tensor
     spread: Tensor
 
-    def __init__(self, *, net: str, features: str | Path) -> None:
+    def __init__(self, net: str, features: str | Path | None = None) -> None:
         super().__init__()
-        path = Path(features).expanduser()
         backbone = _backbone(net)
+        path = Path(features).expanduser() if features else _cache() / backbone.file
         self.net = net
         self.name = f"lpips_{net}"
         self.min_size = backbone.min_size
-        layers = _fill(backbone.build, _read(path), path, net)
+        layers = _fill(backbone.build, _read(path, net), path, net)
         edges = (0, *backbone.taps)
         self.slices = nn.ModuleList(layers[start:end] for start, end in itertools.pairwise(edges))
         heads = resources.files("torchmetrics.functional.image") / "lpips_models" / f"{net}.pth"
@@ -121,6 +121,10 @@ class LPIPS(nn.Module):
         return distance
 
 
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def _backbone(net: str) -> _Backbone:
     if net not in BACKBONES:
         choices = ", ".join(BACKBONES)
@@ -140,14 +144,16 @@ def _unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(dim=1, keepdim=True) + 1e-8).sqrt()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, net: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise StorageError(
-            "no LPIPS backbone here", where=str(path), fix="correct metrics.lpips.features"
+            "no LPIPS backbone here",
+            where=str(path),
+            fix=f"srtrain fetch-weights lpips-{net}, or set metrics.lpips.features",
         ) from None
     except (OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
         raise StorageError(
