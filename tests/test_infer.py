@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = _generator()
     path = tmp_path_factory.mktemp("ckpt") / "step-000001.ckpt"
     content = {
-        "format": 1,
+        "step": 1,
         "generator": dict(generator.spec),
         "scale": 2,
         "state_dict": generator.net.state_dict(),
@@ -164,7 +163,7 @@ def test_tiled_pictures_equal_whole_ones() -> None:
 
 def test_out_of_memory_halves_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = _generator()
-    whole = Upscaler(generator, tile=0).upscale_tensor(lr := torch.rand(1, 3, 100, 60))
+    whole = Upscaler(generator, tile=0).upscale_tensor(lr := torch.rand(1, 3, 100, 90))
     forward = generator.net.forward
 
     def small_memory(image: torch.Tensor) -> torch.Tensor:
@@ -392,13 +391,11 @@ def test_an_unwritable_target_is_named_and_the_rest_produced(
 
 
 @pytest.mark.slow
-def test_as_a_process(
-    tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..., object]
-) -> None:
+def test_as_a_process(tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..., object]) -> None:
     _touch(tmp_path, "in/a.png")
     done = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out", cwd=tmp_path)
     assert done.rc == 0, done.stderr  # type: ignore[attr-defined]
-    assert os.listdir(tmp_path / "out") == ["a.png"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     again = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out")
     assert again.rc == 2  # type: ignore[attr-defined]
     assert again.stderr.startswith("srtrain: error: 1 of 1 outputs exist")  # type: ignore[attr-defined]

@@ -146,7 +146,7 @@ def test_too_small_a_halo_is_visible_to_this_test() -> None:
                            "embed_dim": 12, "num_heads": [2], "mlp_ratio": 2,
                            "upsampler": "pixelshuffledirect"}),
         ("SPAN.SPAN", {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8, "upscale": 2}),
-        ("Compact.SRVGGNetCompact", {"num_feat": 8, "num_conv": 4, "upscale": 2}),
+        ("Compact.Compact", {"num_feat": 8, "num_conv": 4, "upscale": 2}),
     ],
     ids=["swinir", "span", "compact"],
 )  # fmt: skip

@@ -47,16 +47,19 @@ def plan(inputs: Sequence[str], output: Path, *, overwrite: bool = False) -> lis
     Raises: DataError if an input does not exist or holds no images; ConfigError if an output
     would replace an input, two inputs want one output, or outputs exist and may not be replaced.
     """
-    jobs = {job: None for text in inputs for job in _jobs_of(text, output, alone=len(inputs) == 1)}
-    found = list(jobs)
+    named = len(inputs) == 1 and Path(inputs[0]).is_file() and _names_an_image(output)
+    if output.exists() and not output.is_dir() and not named:
+        raise ConfigError("-o must be a folder", where=shown(output), fix="another -o")
+    if named:
+        found = [Job(Path(inputs[0]), output)]
+    else:
+        found = list(dict.fromkeys(job for text in inputs for job in _jobs_of(text, output)))
     _refuse_lost_inputs(found)
     _refuse_collisions(found)
     existing = [job.target for job in found if job.target.exists()]
     if existing and not overwrite:
         what = f"{len(existing)} of {len(found)} outputs exist: {_some(existing)}"
         raise ConfigError(what, where=shown(output), fix="another -o, or --overwrite")
-    if output.exists() and not output.is_dir() and found[0].target != output:
-        raise ConfigError("-o must be a folder", where=shown(output), fix="another -o")
     return found
 
 
@@ -85,13 +88,16 @@ def run(
             yield Outcome(job, failure=f"{reason} · {shown(job.source)}")
 
 
-def _jobs_of(text: str, output: Path, *, alone: bool) -> list[Job]:
+def _names_an_image(output: Path) -> bool:
+    return output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+
+
+def _jobs_of(text: str, output: Path) -> list[Job]:
     path = Path(text)
     if path.is_dir():
         return _mirrored(_outside(list_images(path), output, path), path, output)
     if path.exists():
-        direct = alone and output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
-        return [Job(path, output if direct else output / _written_name(Path(path.name)))]
+        return _mirrored([path], path.parent, output)
     if not glob.has_magic(text):
         raise DataError("no such file or folder", where=shown(path), fix="check the spelling")
     matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - may be absolute
