@@ -157,7 +157,9 @@ def test_says_in_one_line_what_is_missing(
     assert machine.calls() == []
 
 
-@pytest.mark.parametrize(("rc", "requeued"), [(0, []), (75, ["requeue 17"]), (5, [])])
+@pytest.mark.parametrize(
+    ("rc", "requeued"), [(0, []), (75, ["requeue 17"]), (138, ["requeue 17"]), (5, [])]
+)
 def test_slurm_job(tmp_path: Path, rc: int, requeued: list[str]) -> None:
     tools, checkout = tmp_path / "bin", tmp_path / "check out"
     for made in (tools, checkout):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave with a code that says so."""
+"""Ctrl-C, SIGTERM and Slurm's SIGUSR1: finish the step, save, leave with a code that says so."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEAVE: dict[int, type[SrtrainError]] = {
     signal.SIGINT: InterruptedRunError,
     signal.SIGTERM: PreemptedError,
+    signal.SIGUSR1: PreemptedError,
 }
 
 
