@@ -38,7 +38,7 @@ def header(
         ("steps", f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images"),
         ("device", _devices(options)),
     ]
-    console.print(table.places(rows))
+    table.places(console, rows)
 
 
 def report(
@@ -63,7 +63,7 @@ def report(
         ("checkpoint", short(checkpoint)),
         ("use it", f"srtrain infer {short(checkpoint)} PHOTO… -o OUT"),
     ]
-    console.print(table.places(rows), soft_wrap=True)
+    table.places(console, rows)
 
 
 def _devices(options: TrainerOptions) -> str:

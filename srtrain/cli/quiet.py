@@ -1,9 +1,13 @@
-"""Libraries' notices that srtrain has answered already."""
+"""What the terminal shows: our own lines, without libraries' notices already answered."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+
+from rich.console import Console
+
+PIPED_WIDTH = 100  # columns where the output is no terminal
 
 NOISE = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",
@@ -22,3 +26,11 @@ def quiet_libraries() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.basicConfig(format="srtrain: %(message)s", level=logging.WARNING)
+
+
+def make_console(*, quiet: bool) -> Console:
+    """Standard output; wide enough for the tables when piped into a file."""
+    console = Console(quiet=quiet, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    return console

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
 
     from srtrain.training.validation import Figures
 
@@ -30,7 +33,7 @@ def quality_table(val: Figures, bicubic: Figures) -> Table:
     """One row for bicubic, one for the generator, per validation set."""
     measured = {name for figures in val.values() for name in figures}
     columns = {name: shown for name, shown in COLUMNS.items() if name in measured}
-    table = Table(box=box.SIMPLE_HEAD, title="on images never trained on", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="On images never trained on", title_justify="left")
     table.add_column("set")
     table.add_column("image")
     for title, _ in columns.values():
@@ -52,7 +55,7 @@ def loss_table(
     notes: Mapping[str, str],
 ) -> Table:
     """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms."""
-    table = Table(box=box.SIMPLE_HEAD, title="what each loss term counted", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="What each loss term counted", title_justify="left")
     for title in ("term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", ""):
         table.add_column(title, justify="left" if title in {"term", ""} else "right")
     for name, weight in weights.items():
@@ -68,11 +71,7 @@ def loss_table(
     return table
 
 
-def places(rows: Sequence[tuple[str, object]]) -> Table:
-    """Where the pictures, the table and the checkpoint are."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+def places(console: Console, rows: Sequence[tuple[str, object]]) -> None:
+    """Labelled lines; long paths are never folded, so that they can be copied."""
     for label, place in rows:
-        table.add_row(label, str(place))
-    return table
+        console.print(f"[dim]{label:<11}[/dim] {escape(str(place))}", soft_wrap=True)

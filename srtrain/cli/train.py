@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from srtrain.cli import announce, build, launch
-from srtrain.cli.quiet import quiet_libraries
+from srtrain.cli.quiet import make_console, quiet_libraries
 from srtrain.cli.resume import (
     checkpoint_to_resume,
     continue_command,
@@ -32,6 +32,8 @@ from srtrain.training.summary import Summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
 
     from srtrain.data.datamodule import SRData
     from srtrain.training.loop import Callback, Trainer
@@ -63,15 +65,15 @@ def run(
     leader = launch.rank() == 0
     if leader:
         folder.create()
-        folder.lock()
-    console = Console(quiet=not leader, highlight=False)
+    console = make_console(quiet=not leader)
     choices = {**choices, "experiment": experiment}
     asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
     try:
-        return _train(asked)
+        with folder.locked() if leader else nullcontext():
+            return _train(asked)
     except (DivergedError, PreemptedError, InterruptedRunError) as error:
-        error.args = (f"{error} · continue: {continue_command(folder)}",)
-        raise
+        fix = f"continue with: {continue_command(folder)}"
+        raise type(error)(error.what, where=error.where or str(folder.path), fix=fix) from error
 
 
 def _train(run: Run) -> float | None:

@@ -7,13 +7,14 @@ import fcntl
 import io
 import os
 import socket
-from typing import TYPE_CHECKING, Any, TextIO
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.files import write_atomic, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 HEADER = ("step", "name", "value")
@@ -32,7 +33,6 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.summary = path / "summary.json"
         self.config = path / "config.yaml"
-        self._lock: TextIO | None = None
 
     def create(self) -> None:
         """Make the folders and prove that they can be written to."""
@@ -48,27 +48,26 @@ class RunFolder:
                 fix="choose another run_dir=DIR",
             ) from error
 
-    def lock(self) -> None:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends.
 
         Raises: ConfigError naming the holder when another process has it.
         """
-        stream = (self.path / ".lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.seek(0)
-            holder = stream.read().strip() or "another process"
-            stream.close()
-            raise ConfigError(
-                f"the run folder is in use by {holder}",
-                where=str(self.path),
-                fix="wait for it, stop it, or choose another run_dir=DIR",
-            ) from error
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        stream.flush()
-        self._lock = stream
+        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise ConfigError(
+                    f"the run folder is in use by {stream.read().strip() or 'another process'}",
+                    where=str(self.path),
+                    fix="wait for it, stop it, or choose another run_dir=DIR",
+                ) from error
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            stream.flush()
+            yield
 
     def write_config(self, yaml: str) -> None:
         """Keep the resolved configuration."""

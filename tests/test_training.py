@@ -1,0 +1,217 @@
+"""A run from outside: what it writes, how it continues, what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from srtrain.files import read_json
+from srtrain.networks.storage import newest_valid, read_checkpoint
+from srtrain.training.run_folder import RunFolder
+from tests.training import draw_sets, train, weights, words
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sets(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(images, tmp_path_factory.mktemp("runs") / "straight")
+
+
+def test_run_folder_holds_what_was_promised(straight: RunFolder) -> None:
+    for name in ("config.yaml", "metrics.csv", "summary.json", "curves.png"):
+        assert (straight.path / name).stat().st_size > 0
+    assert (straight.samples / "tiny_image0.png").exists()
+    summary = read_json(straight.summary)
+    assert summary["generator_steps"] == 6
+    assert summary["discriminator_steps"] == 0
+    assert summary["checkpoint"] == "checkpoints/step-000006.ckpt"
+    assert set(summary["best"]) >= {"metric", "step", "file"}
+    metrics = {"psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "lr_psnr", "rtm", "bias"}
+    assert metrics <= summary["val"]["tiny"].keys()
+    assert metrics <= summary["bicubic"]["tiny"].keys()
+    pointer = read_json(straight.checkpoints / "last")
+    assert pointer["file"] == "step-000006.ckpt"
+    assert pointer["step"] == 6
+
+
+def test_metrics_csv_has_every_step_and_both_baselines(straight: RunFolder) -> None:
+    rows = straight.read_metrics()
+    assert [step for step, name, _ in rows if name == "train/loss"] == [1, 2, 3, 4, 5, 6]
+    assert {step for step, name, _ in rows if name == "val/tiny/psnr_y"} == {0, 6}
+    assert {step for step, name, _ in rows if name == "bicubic/tiny/psnr_y"} == {0}
+    named = {name for _, name, _ in rows}
+    assert {"train/pixel", "train/share/pixel", "train/grad_norm"} <= named
+
+
+def test_checkpoint_describes_itself(straight: RunFolder) -> None:
+    content = read_checkpoint(straight.checkpoints / "step-000006.ckpt")
+    assert content["format"] == 1
+    assert content["scale"] == 2
+    assert content["generator"]["_target_"] == "srtrain.networks.edsr.EDSRLite"
+    assert content["generator"]["kwargs"]["num_features"] == 8
+    average = content["train_state"]["callbacks"]["EMA"]["average"]
+    assert all(torch.equal(content["state_dict"][name], average[name]) for name in average)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [2, 4])
+def test_resume_is_the_uninterrupted_run(
+    workers: int, step: int, images: Path, straight: RunFolder, tmp_path: Path
+) -> None:
+    folder = _cut_back(straight, tmp_path / "cut", step)
+    train(images, folder.path, f"data.num_workers={workers}")
+    expected, resumed = weights(straight, 6), weights(folder, 6)
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert _losses(folder) == _losses(straight)
+
+
+def test_resume_takes_the_folders_own_configuration(straight: RunFolder, tmp_path: Path) -> None:
+    from srtrain.cli.main import main
+
+    folder = _cut_back(straight, tmp_path / "own", 4)
+    assert main([f"resume={folder.path}"]) == 0
+    expected = weights(straight, 6)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(folder, 6).items())
+
+
+def test_torn_checkpoint_is_passed_over(images: Path, straight: RunFolder, tmp_path: Path) -> None:
+    folder = _cut_back(straight, tmp_path / "torn", 4)
+    newest = folder.checkpoints / "step-000004.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    found = newest_valid(folder.path)
+    assert found is not None
+    assert found.name == "step-000002.ckpt"
+    train(images, folder.path)
+    assert _losses(folder) == _losses(straight)
+
+
+def test_finished_run_reports_and_extends(
+    images: Path, straight: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _cut_back(straight, tmp_path / "longer", 6)
+    train(images, folder.path)
+    assert "finished before: step 6 of 6" in capsys.readouterr().out
+    train(images, folder.path, "trainer.max_steps=8")
+    assert "resumed from step 6" in capsys.readouterr().out
+    assert read_json(folder.summary)["generator_steps"] == 8
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "said"),
+    [
+        (["resume=never"], 2, "already holds step-000006.ckpt"),
+        (["scale=4", "trainer.max_steps=9"], 2, "was made with scale 2"),
+        (["generator.num_features=16"], 2, "was made with generator"),
+        (["trainer.devices=2"], 2, "trainer=ddp"),
+        (["data.train=/nowhere"], 3, "/nowhere"),
+    ],
+)
+def test_refusals(
+    extra: list[str],
+    code: int,
+    said: str,
+    images: Path,
+    straight: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = _cut_back(straight, tmp_path / "used", 6)
+    before = sorted(path.name for path in folder.checkpoints.iterdir())
+    train(images, folder.path, *extra, code=code)
+    message = capsys.readouterr().err
+    assert message.startswith("srtrain: error: ")
+    assert said in message
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == before
+
+
+def test_second_process_is_refused(
+    images: Path, straight: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _cut_back(straight, tmp_path / "held", 6)
+    folder.create()
+    with folder.locked():
+        train(images, folder.path, code=2)
+    assert "in use by process" in capsys.readouterr().err
+
+
+def test_accumulation_changes_nothing(images: Path, straight: RunFolder, tmp_path: Path) -> None:
+    folder = train(images, tmp_path / "halves", "trainer.accumulate=2")
+    assert read_json(folder.summary)["generator_steps"] == 6
+    for name, value in weights(straight, 6).items():
+        torch.testing.assert_close(weights(folder, 6)[name], value, atol=1e-6, rtol=0)
+
+
+def test_perceptual_term_is_logged_with_its_shares(images: Path, tmp_path: Path) -> None:
+    folder = train(images, tmp_path / "perceptual", "experiment=mse_plus_perceptual")
+    last = {name: value for _, name, value in folder.read_metrics()}
+    assert 0 < last["train/share/perceptual"] < 1
+    assert last["train/share/perceptual"] + last["train/share/pixel"] == pytest.approx(1)
+    assert last["train/gradient_ratio/perceptual"] > 0
+    features = read_checkpoint(folder.checkpoints / "step-000006.ckpt")["features"]
+    assert features["perceptual"]["name"] == "first5/procedural"
+    # The frozen features are not the run's to save.
+    state = read_checkpoint(folder.checkpoints / "step-000006.ckpt")["train_state"]["state_dict"]
+    assert all(name.startswith("generator.net.") for name in state)
+
+
+def test_divergence_names_the_term_and_keeps_the_last_checkpoint(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(images, tmp_path / "nan", "optimizer.lr=1e30", "model.clip_norm=null", code=5)
+    message = capsys.readouterr().err
+    assert "not finite" in message
+    assert "resume=" in message
+    found = newest_valid(folder.path)
+    assert found is None or all(
+        bool(value.isfinite().all()) for value in read_checkpoint(found)["state_dict"].values()
+    )
+
+
+def test_best_checkpoint_survives_pruning(images: Path, tmp_path: Path) -> None:
+    folder = train(
+        images, tmp_path / "pruned", "checkpoint.keep_last=1", "trainer.val_every_n_steps=2"
+    )
+    best = read_json(folder.summary)["best"]["file"]
+    kept = {path.name for path in folder.checkpoints.glob("*.ckpt")}
+    assert kept == {best, "step-000006.ckpt"}
+
+
+@pytest.mark.parametrize("experiment", ["l1", "smooth_l1", "charbonnier"])
+def test_other_pixel_losses_train(experiment: str, images: Path, tmp_path: Path) -> None:
+    folder = train(images, tmp_path / experiment, f"experiment={experiment}")
+    assert read_json(folder.summary)["generator_steps"] == 6
+
+
+def test_two_ranks_are_one(
+    images: Path, straight: RunFolder, tmp_path: Path, run_srtrain: object
+) -> None:
+    run_dir = tmp_path / "ranks"
+    done = run_srtrain(*words(images, run_dir, "trainer=ddp", "trainer.devices=2"))  # type: ignore[operator]
+    assert done.rc == 0, done.stderr
+    folder = RunFolder(run_dir)
+    for name, value in weights(straight, 6).items():
+        torch.testing.assert_close(weights(folder, 6)[name], value, atol=1e-6, rtol=0)
+    one, two = read_json(straight.summary), read_json(folder.summary)
+    assert two["val"]["tiny"] == pytest.approx(one["val"]["tiny"], rel=1e-5)
+    assert two["bicubic"]["tiny"] == pytest.approx(one["bicubic"]["tiny"], rel=1e-6)
+
+
+def _cut_back(run: RunFolder, target: Path, step: int) -> RunFolder:
+    """A copy of a run as a kill after ``step`` would have left it."""
+    shutil.copytree(run.path, target)
+    for path in (target / "checkpoints").glob("step-*.ckpt"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+    return RunFolder(target)
+
+
+def _losses(folder: RunFolder) -> list[tuple[int, float]]:
+    return [(step, value) for step, name, value in folder.read_metrics() if name == "train/loss"]
