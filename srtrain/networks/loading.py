@@ -6,7 +6,6 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 from torch import Tensor, nn
 
 from srtrain.errors import ConfigError, StorageError
@@ -112,6 +111,9 @@ def community_generator(state: StateDict, path: Path) -> Generator:
 
     Raises: StorageError if it recognises none, or one that is no RGB super-resolution network.
     """
+    # Three CPU-seconds (torchvision) that own checkpoints need not pay.
+    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+
     try:
         found = ModelLoader().load_from_state_dict(dict(state))
     except UnsupportedModelError as error:
