@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from srtrain.data.cache import OnBad
 from srtrain.data.collection import Source
 from srtrain.data.datamodule import SRData
 from srtrain.data.div2k import Div2k
@@ -38,10 +39,10 @@ def demo_data(*, train: Mapping[str, object], val: Places | None, **sizes: Unpac
 
 
 def folder_data(
-    *, train: Places, val: Places | None, on_bad: str, **sizes: Unpack[Sizes]
+    *, train: Places, val: Places | None, on_bad: OnBad, **sizes: Unpack[Sizes]
 ) -> SRData:
     """HR photos of one or more folders; LR is made on the device."""
-    source = Folder(train)  # type: ignore[arg-type]
+    source = Folder(train)
     val_sets = val_sources(val, scale=sizes["scale"])
     return SRData(train=source, val=val_sets, on_bad=on_bad, **sizes)
 
@@ -50,7 +51,7 @@ def paired_data(
     *,
     train: Mapping[str, str],
     val: Places | None,
-    on_bad: str,
+    on_bad: OnBad,
     lr_is_bicubic: bool,
     **sizes: Unpack[Sizes],
 ) -> SRData:
@@ -60,11 +61,12 @@ def paired_data(
         train=source,
         val=val_sources(val, scale=sizes["scale"]),
         on_bad=on_bad,
+        lr_is_bicubic=lr_is_bicubic,
         **sizes,
     )
 
 
-def div2k_data(*, train: str, val: Places | None, on_bad: str, **sizes: Unpack[Sizes]) -> SRData:
+def div2k_data(*, train: str, val: Places | None, on_bad: OnBad, **sizes: Unpack[Sizes]) -> SRData:
     """DIV2K's 800 photos, downloaded on first use; validates on its 100 others."""
     val_sets: Mapping[str, Source]
     if val is None:

@@ -75,12 +75,21 @@ def open_images(
     return ImageSet(stores)
 
 
+def is_cached(source: Source, *, cache_dir: Path | None = None) -> bool:
+    """Whether `open_images` would decode nothing."""
+    root = cache_dir or default_cache_dir()
+    return all(_known(root, part.quick_key()) is not None for part, _ in source.collections())
+
+
 def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: bool) -> Store:
-    quick = hashed([FORMAT, collection.quick_key()])
-    link = root / "keys" / f"{quick}.json"
-    if link.exists() and (store := _read(root, read_json(link)["content"])):
+    quick = collection.quick_key()
+    store = _known(root, quick)
+    if store is not None:
         return store
     with _locked(root, quick):
+        store = _known(root, quick)
+        if store is not None:
+            return store
         surveys = survey_all(collection, progress=progress)
         digests = [item.digest if isinstance(item, Survey) else "unreadable" for item in surveys]
         content = hashed([FORMAT, list(collection.names), digests])
@@ -92,8 +101,17 @@ def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: 
         if store is None:
             raise StorageError("a cache that was just written is gone", where=str(root))
         if not store.bad:  # what could not be read may be readable next time
-            write_json(link, {"content": content})
+            write_json(_link(root, quick), {"content": content})
     return store
+
+
+def _link(root: Path, quick: str) -> Path:
+    return root / "keys" / f"{hashed([FORMAT, quick])}.json"
+
+
+def _known(root: Path, quick: str) -> Store | None:
+    link = _link(root, quick)
+    return _read(root, read_json(link)["content"]) if link.exists() else None
 
 
 def _build(

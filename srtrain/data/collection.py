@@ -51,8 +51,16 @@ class Collection(Source):
         """Changes whenever the content may have; reads no file."""
 
     @abstractmethod
+    def shapes(self, index: int) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each side, without decoding. Raises DataError."""
+
+    @abstractmethod
+    def digest(self, index: int) -> str:
+        """Hash of what the pixels are made from."""
+
     def survey(self, index: int) -> Survey:
-        """Sizes and content hash of one image, without decoding it. Raises DataError."""
+        """Sizes and content hash of one image. Raises DataError."""
+        return Survey(self.shapes(index), self.digest(index))
 
     @abstractmethod
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
@@ -62,7 +70,9 @@ class Collection(Source):
 class Files(Collection):
     """Image files: ``rows[i]`` holds the path of each side of image i."""
 
-    def __init__(self, names: Sequence[str], rows: Sequence[tuple[Path, ...]], *, sides: int = 1) -> None:
+    def __init__(
+        self, names: Sequence[str], rows: Sequence[tuple[Path, ...]], *, sides: int = 1
+    ) -> None:
         self.names = names
         self.rows = rows
         self.sides = sides
@@ -77,11 +87,13 @@ class Files(Collection):
         facts = [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
         return hashed(["files", self.sides, list(self.names), facts])
 
-    def survey(self, index: int) -> Survey:
-        """Sizes from the headers, EXIF orientation counted; SHA-256 of the files."""
-        row = self.rows[index]
-        shapes = tuple(image_size(path) for path in row)
-        return Survey(shapes, hashed([sha256_of(path) for path in row]))
+    def shapes(self, index: int) -> tuple[tuple[int, int], ...]:
+        """From the headers, EXIF orientation counted."""
+        return tuple(image_size(path) for path in self.rows[index])
+
+    def digest(self, index: int) -> str:
+        """SHA-256 of the files."""
+        return hashed([sha256_of(path) for path in self.rows[index]])
 
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
         """Upright 8-bit RGB."""

@@ -12,7 +12,7 @@ from srtrain import checks, rng
 
 if TYPE_CHECKING:
     from srtrain.batch import Batch
-    from srtrain.data.cache import ImageSet
+    from srtrain.data.imageset import ImageSet
 
 
 class Crop(NamedTuple):
@@ -32,7 +32,7 @@ def draw_crop(*, seed: int, sample: int, height: int, width: int, patch: int) ->
 
 
 def oriented(square: np.ndarray, symmetry: int) -> np.ndarray:
-    """Bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes: a view, (P, P, C) -> (P, P, C)."""
+    """Bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes; a view (P, P, C)."""
     if symmetry & 1:
         square = square[:, ::-1]
     if symmetry & 2:
@@ -60,9 +60,11 @@ class TrainingCrops(Dataset["Batch"]):
         self.seed = seed
 
     def __getitem__(self, sample: int) -> Batch:
+        """A batch of one."""
         return self.__getitems__([sample])
 
     def __getitems__(self, samples: list[int]) -> Batch:
+        """The batch of these samples; the DataLoader prefers this to single items."""
         chosen = [self._image_of(sample) for sample in samples]
         size = self.hr_patch_size
         hr = np.empty((len(samples), size, size, 3), np.uint8)
@@ -109,9 +111,11 @@ class WholeImages(Dataset["Batch"]):
         self.indices = range(len(images))[rank::world_size]
 
     def __len__(self) -> int:
+        """How many images are this rank's."""
         return len(self.indices)
 
     def __getitem__(self, position: int) -> Batch:
+        """A batch of one whole image."""
         index = self.indices[position]
         image = self.images.visited(index)
         hr = self.images.hr(image)

@@ -6,12 +6,13 @@ import atexit
 import signal
 import weakref
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning
 from torch.utils.data import DataLoader
 
-from srtrain.data.cache import OnBad, open_images
+from srtrain.data.cache import OnBad, is_cached, open_images
+from srtrain.data.check import UNREADABLE, check_training_data
 from srtrain.data.crops import TrainingCrops, WholeImages
 from srtrain.data.sampler import EndlessBatches
 
@@ -54,6 +55,7 @@ class SRData(lightning.LightningDataModule):
         cache_dir: Path | None = None,
         accumulate: int = 1,
         on_bad: OnBad = "error",
+        lr_is_bicubic: bool = False,
         progress: bool = True,
     ) -> None:
         super().__init__()
@@ -67,6 +69,7 @@ class SRData(lightning.LightningDataModule):
         self.cache_dir = cache_dir
         self.accumulate = accumulate
         self.on_bad: OnBad = on_bad
+        self.lr_is_bicubic = lr_is_bicubic
         self.progress = progress
         self.train_images: ImageSet | None = None
         self.val_images: dict[str, ImageSet] = {}
@@ -77,14 +80,31 @@ class SRData(lightning.LightningDataModule):
         return list(self.val)
 
     def prepare_data(self) -> None:
-        """Decode what is not in the cache; Lightning calls it once per machine."""
-        for source in (self.train, *self.val.values()):
+        """Check all images, decode those that are not in the cache; once per machine.
+
+        Raises: DataError listing everything that is wrong.
+        """
+        sources = (self.train, *self.val.values())
+        report = check_training_data(
+            self.train,
+            self.val,
+            scale=self.scale,
+            hr_patch_size=self.hr_patch_size,
+            lr_is_bicubic=self.lr_is_bicubic,
+            read_headers=not all(is_cached(source, cache_dir=self.cache_dir) for source in sources),
+            progress=self.progress,
+        )
+        if self.on_bad == "skip":
+            report.problems.pop(UNREADABLE, None)  # left out, counted, when the cache is built
+        report.raise_if_any()
+        for source in sources:
             self._open(source)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the decoded images into this process."""
         if stage in (None, "fit") and self.train_images is None:
             self.train_images = self._open(self.train)
+            self.train_images.require(self.hr_patch_size)
         if not self.val_images:
             self.val_images = {name: self._open(source) for name, source in self.val.items()}
 
@@ -124,6 +144,7 @@ class SRData(lightning.LightningDataModule):
             DataLoader(
                 WholeImages(images, scale=self.scale, rank=rank, world_size=world_size),
                 batch_size=None,
+                collate_fn=_as_is,
                 pin_memory=self._on_cuda(),
             )
             for images in self.val_images.values()
@@ -138,10 +159,10 @@ class SRData(lightning.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _on_cuda(self) -> bool:
-        return bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda"
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:  # noqa: ANN401 - the data sets make whole batches
     return batch
 
 

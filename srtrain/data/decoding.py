@@ -35,7 +35,7 @@ def survey_all(collection: Collection, *, progress: bool) -> list[Survey | str]:
 
 
 def places(surveys: Sequence[Survey | str], sides: int) -> tuple[np.ndarray, np.ndarray]:
-    """``shapes`` (N, sides, 2) and ``offsets`` (N, sides) in the flat file; unreadable ones empty."""
+    """``shapes`` (N, sides, 2) and ``offsets`` (N, sides) in the flat file; empty if unreadable."""
     nothing = ((0, 0),) * sides
     shapes = np.array(
         [item.shapes if isinstance(item, Survey) else nothing for item in surveys], np.int64
@@ -110,9 +110,7 @@ def _write_at(path: Path, offset: int, content: memoryview) -> None:
             content = content[stream.write(content) :]
 
 
-def _verified(
-    journal: Path, pixels: Path, shapes: np.ndarray, offsets: np.ndarray
-) -> set[int]:
+def _verified(journal: Path, pixels: Path, shapes: np.ndarray, offsets: np.ndarray) -> set[int]:
     if not journal.exists():
         return set()
     content = journal.read_bytes()

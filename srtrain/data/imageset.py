@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from srtrain.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -70,7 +72,20 @@ class ImageSet:
         """The LR pixels of a paired set, a read-only view (h, w, 3) into the map."""
         return self._side(image, 1)
 
+    def require(self, size: int) -> None:
+        """Raises DataError naming the images whose HR is smaller than ``size`` on a side."""
+        small = np.flatnonzero(self.shapes[:, 0].min(axis=1) < size).tolist()
+        if small:
+            listed = [f"{self.names[i]} ({self.shapes[i, 0].min()})" for i in small[:10]]
+            more = f" and {len(small) - 10} more" if len(small) > 10 else ""
+            raise DataError(
+                f"{len(small)} images are smaller than the patch of {size} pixels",
+                where=", ".join(listed) + more,
+                fix="lower data.hr_patch_size or remove them",
+            )
+
     def __getstate__(self) -> dict[str, Any]:
+        """Everything but the maps."""
         return {**self.__dict__, "_maps": {}}
 
     def _side(self, image: int, side: int) -> np.ndarray:

@@ -77,6 +77,8 @@ def _start(work: Callable[[int], Any]) -> None:
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that a training run inherits us
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # forked OpenMP pools hang
     if sys.platform == "linux":
         kill_with_parent = 1  # PR_SET_PDEATHSIG of prctl(2): leave no orphans
         ctypes.CDLL(None).prctl(kill_with_parent, signal.SIGKILL)

@@ -46,6 +46,7 @@ class EndlessBatches(Sampler[list[int]]):
         self.start_sample = start_sample
 
     def __iter__(self) -> Iterator[list[int]]:
+        """Never ends."""
         first = self.start_sample
         while True:
             own = first + (self.rank - first) % self.world_size

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from srtrain.data.collection import Collection, Files, Source, Survey, hashed
 from srtrain.data.leaves import REVISION as LEAVES_REVISION
 from srtrain.data.leaves import dead_leaves
-from srtrain.data.pairs import match
+from srtrain.data.pairs import Pairs, match
 from srtrain.errors import ConfigError, DataError
 from srtrain.images import list_images
 
@@ -37,10 +37,13 @@ class Synthetic(Collection):
         """The parameters, and the revision of what draws them."""
         return hashed(["leaves", LEAVES_REVISION, len(self.names), self.size, self.seed])
 
-    def survey(self, index: int) -> Survey:
+    def shapes(self, index: int) -> tuple[tuple[int, int], ...]:
         """The size asked for."""
-        digest = hashed(["leaves", LEAVES_REVISION, index, self.size, self.seed])
-        return Survey(((self.size, self.size),), digest)
+        return ((self.size, self.size),)
+
+    def digest(self, index: int) -> str:
+        """The parameters."""
+        return hashed(["leaves", LEAVES_REVISION, index, self.size, self.seed])
 
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
         """Draws picture number ``index``."""
@@ -118,10 +121,14 @@ class Paired(Source):
         self.lr = Path(lr).expanduser()
         self.scale = scale
 
-    def collections(self) -> list[tuple[Collection, int]]:
-        """The pairs, scanned now."""
+    def pairs(self) -> Pairs:
+        """What matches and what does not, scanned now."""
         files = images_in(self.hr), images_in(self.lr)
-        pairs = match(*files, hr=self.hr, lr=self.lr, scale=self.scale)
+        return match(*files, hr=self.hr, lr=self.lr, scale=self.scale)
+
+    def collections(self) -> list[tuple[Collection, int]]:
+        """The pairs."""
+        pairs = self.pairs()
         if not pairs.complete:
             raise DataError(
                 f"{len(pairs.without_lr)} HR files without LR {_some(pairs.without_lr)}, "

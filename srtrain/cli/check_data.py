@@ -1,0 +1,106 @@
+"""``srtrain check-data HR_DIR``: everything that a training would stumble over, in one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from srtrain.data.check import Report
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 0 if all is well, 3 with a table of what is not."""
+    from srtrain.data.check import LISTED
+
+    options = _parser().parse_args(argv)
+    if options.bicubic and options.lr is None:
+        _parser().error("--bicubic compares LR with HR: give --lr LR_DIR")
+    report = _check(options)
+    print_report(report, limit=None if options.all else LISTED)
+    return 3 if report.total else 0
+
+
+def print_report(report: Report, *, limit: int | None) -> None:
+    """One table, a section per kind of problem; ``limit`` files of each, then how many more."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a log file folds no lines
+    if not report.total:
+        console.print(f"{report.images} images: no problem found")
+        return
+    table = Table(title=f"{report.total} problems in {report.images} images", title_justify="left")
+    table.add_column("problem", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    table.add_column("reason", overflow="fold")
+    for kind, found in report.problems.items():
+        for row, (where, reason) in enumerate(found[:limit]):
+            label = f"{kind} ({len(found)})" if row == 0 else ""
+            table.add_row(escape(label), escape(where), escape(reason))
+        if limit is not None and len(found) > limit:
+            table.add_row("", f"… and {len(found) - limit} more", "--all shows them")
+        table.add_section()
+    console.print(table)
+
+
+def _check(options: argparse.Namespace) -> Report:
+    from srtrain.data import check
+    from srtrain.data.sources import Folder, Paired, PairFiles
+
+    report = check.Report()
+    source = (
+        Folder(options.hr)
+        if options.lr is None
+        else Paired(options.hr, options.lr, scale=options.scale)
+    )
+    parts = check.matched(source, report)
+    for part in parts:
+        check.check_names(part, report)
+        check.check_sizes(part, report, scale=options.scale, smallest=options.patch)
+        if not options.headers_only:
+            check.check_decodable(part, report)
+        if options.bicubic and isinstance(part, PairFiles):
+            check.check_bicubic(part, report)
+    for folder in options.val:
+        check.check_leaks(parts, check.matched(Folder(folder), report), report)
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="srtrain check-data",
+        description="Lists all images that a training would stumble over. "
+        "Exit code: 0 none, 3 some.",
+    )
+    parser.add_argument("hr", metavar="HR_DIR", type=Path, help="folder of HR images, any depth")
+    parser.add_argument("--lr", metavar="LR_DIR", type=Path, help="folder of their LR partners")
+    parser.add_argument("--scale", metavar="N", type=_positive, default=4, help="HR / LR (4)")
+    parser.add_argument(
+        "--patch", metavar="P", type=_positive, default=1, help="data.hr_patch_size of the run"
+    )
+    parser.add_argument(
+        "--bicubic",
+        action="store_true",
+        help="LR must be MATLAB's bicubic of HR, as papers take it",
+    )
+    parser.add_argument(
+        "--val", metavar="DIR", type=Path, action="append", default=[],
+        help="validation folder: no file of it may be among the HR images (repeatable)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--headers-only", action="store_true", help="fast: do not decode; misses truncated files"
+    )
+    parser.add_argument("--all", action="store_true", help="list every file, not ten of a kind")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value

@@ -1,0 +1,227 @@
+"""What is wrong with the images of a run, all of it at once, before the first step."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import torch
+
+from srtrain.data.collection import Files
+from srtrain.data.parallel import parallel
+from srtrain.data.sources import Concat, Paired, PairFiles, size_problem
+from srtrain.degradation.resize import bicubic_uint8
+from srtrain.errors import DataError
+from srtrain.files import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from srtrain.data.collection import Collection, Source
+
+UNREADABLE = "unreadable"
+SMALL = "too small"
+SIZES = "LR and HR sizes do not fit"
+WITHOUT_LR = "HR without LR"
+WITHOUT_HR = "LR without HR"
+AMBIGUOUS = "several files for one name"
+NOT_BICUBIC = "LR is not MATLAB's bicubic of HR"
+LEAKED = "in training and validation"
+
+LISTED = 10
+"""So many files are named per kind of problem; the rest is counted."""
+PREFLIGHT_PAIRS = 32
+"""Pairs whose LR a training run compares with the bicubic; `srtrain check-data` takes all."""
+SSIM_WINDOW = 11
+ROUNDING_SHARE = 1e-3
+"""Share of values in which LR may be off by one: ties that another MATLAB version rounds up."""
+
+
+class Report:
+    """Problems by kind, each a place and a reason; and how many images were looked at."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.problems: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def add(self, kind: str, where: str, reason: str = "") -> None:
+        """One more offender."""
+        self.problems[kind].append((where, reason))
+
+    @property
+    def total(self) -> int:
+        """Number of problems of all kinds."""
+        return sum(len(found) for found in self.problems.values())
+
+    def raise_if_any(self) -> None:
+        """Raises DataError that names the first ten offenders of each kind."""
+        if not self.total:
+            return
+        kinds = []
+        for kind, found in self.problems.items():
+            named = ", ".join(f"{at} ({why})" if why else at for at, why in found[:LISTED])
+            more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+            kinds.append(f"{len(found)} {kind}: {named}{more}")
+        raise DataError(
+            f"{self.total} problems in the data",
+            where="; ".join(kinds),
+            fix="`srtrain check-data` shows them as a table",
+        )
+
+
+def check_training_data(
+    train: Source,
+    val: Mapping[str, Source],
+    *,
+    scale: int,
+    hr_patch_size: int,
+    lr_is_bicubic: bool = False,
+    read_headers: bool = True,
+    progress: bool = True,
+) -> Report:
+    """Pairs, sizes and leaks of a run, from names and headers; decoding finds the rest.
+
+    ``lr_is_bicubic``: also decode some pairs, evenly spread, and compare their LR with MATLAB's.
+    ``read_headers=False``: every image is in the cache, so it is known to be readable and paired.
+    """
+    report = Report()
+    train_parts = matched(train, report)
+    for part in train_parts:
+        if read_headers:
+            check_sizes(part, report, scale=scale, smallest=hr_patch_size, progress=progress)
+        if lr_is_bicubic and isinstance(part, PairFiles):
+            check_bicubic(part, report, limit=PREFLIGHT_PAIRS, progress=progress)
+    for source in val.values():
+        parts = matched(source, report)
+        measurable = SSIM_WINDOW + 2 * scale
+        for part in parts if read_headers else []:
+            check_sizes(part, report, scale=scale, smallest=measurable, progress=progress)
+        check_leaks(train_parts, parts, report)
+    return report
+
+
+def matched(source: Source, report: Report) -> list[Collection]:
+    """The collections of a source; what is missing or has no single partner goes to the report."""
+    try:
+        if isinstance(source, Concat):
+            return [part for child in source.sources for part in matched(child, report)]
+        if not isinstance(source, Paired):
+            return [part for part, _ in source.collections()]
+        pairs = source.pairs()
+    except DataError as error:
+        report.add(error.what, error.where)
+        return []
+    for path in pairs.without_lr:
+        report.add(WITHOUT_LR, str(path))
+    for path in pairs.without_hr:
+        report.add(WITHOUT_HR, str(path))
+    for paths in pairs.ambiguous:
+        report.add(AMBIGUOUS, ", ".join(map(str, paths)))
+    return [PairFiles(pairs.names, pairs.rows, scale=source.scale)] if pairs.rows else []
+
+
+def check_sizes(
+    part: Collection, report: Report, *, scale: int, smallest: int, progress: bool = True
+) -> None:
+    """Reads every header: unreadable, HR smaller than ``smallest``, LR ≠ HR // scale."""
+    report.images += len(part.names)
+    for index, sizes in parallel(
+        functools.partial(_shapes, part),
+        range(len(part.names)),
+        title="reading headers",
+        progress=progress,
+    ):
+        if isinstance(sizes, str):
+            report.add(UNREADABLE, part.where(index), sizes)
+            continue
+        height, width = sizes[0]
+        if min(height, width) < smallest:
+            reason = f"{width}x{height}, at least {smallest}x{smallest} is needed"
+            report.add(SMALL, part.where(index), reason)
+        if len(sizes) == 2 and (problem := size_problem(*sizes, scale=scale)):
+            report.add(SIZES, part.where(index), problem)
+
+
+def check_names(part: Collection, report: Report) -> None:
+    """Files of one folder that differ in their suffix alone: often one picture saved twice."""
+    twins: dict[Path, list[Path]] = defaultdict(list)
+    for path in _hr_files([part]):
+        twins[path.with_suffix("")].append(path)
+    for paths in twins.values():
+        if len(paths) > 1:
+            report.add(AMBIGUOUS, ", ".join(map(str, paths)))
+
+
+def check_decodable(part: Collection, report: Report, *, progress: bool = True) -> None:
+    """Decodes every image: truncated and damaged ones, whose header is intact, fail here."""
+    known = {where for where, _ in report.problems.get(UNREADABLE, [])}
+    for index, reason in parallel(
+        functools.partial(_damage, part),
+        range(len(part.names)),
+        title="decoding",
+        progress=progress,
+    ):
+        if reason and part.where(index) not in known:
+            report.add(UNREADABLE, part.where(index), reason)
+
+
+def check_bicubic(
+    part: PairFiles, report: Report, *, limit: int | None = None, progress: bool = True
+) -> None:
+    """Compares LR with MATLAB's bicubic of HR, in ``limit`` evenly spread pairs or in all."""
+    count = len(part.names)
+    chosen = range(0, count, max(1, count // limit)) if limit else range(count)
+    work = functools.partial(_difference, part)
+    for index, reason in parallel(work, chosen, title="comparing with bicubic", progress=progress):
+        if reason:
+            report.add(NOT_BICUBIC, part.where(index), reason)
+
+
+def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: Report) -> None:
+    """Validation files whose bytes are also a training file's; only equal sizes are compared."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in _hr_files(train):
+        by_size[path.stat().st_size].append(path)
+    digest = functools.cache(sha256_of)
+    for path in _hr_files(val):
+        for twin in by_size.get(path.stat().st_size, []):
+            if twin.samefile(path) or digest(twin) == digest(path):
+                report.add(LEAKED, str(path), f"same as {twin}")
+                break
+
+
+def _hr_files(parts: Sequence[Collection]) -> list[Path]:
+    return [row[0] for part in parts if isinstance(part, Files) for row in part.rows]
+
+
+def _shapes(part: Collection, index: int) -> tuple[tuple[int, int], ...] | str:
+    try:
+        return part.shapes(index)
+    except DataError as error:
+        return error.what
+
+
+def _damage(part: Collection, index: int) -> str:
+    try:
+        part.decode(index)
+    except DataError as error:
+        return error.what
+    return ""
+
+
+def _difference(part: PairFiles, index: int) -> str:
+    try:
+        hr, lr = (torch.from_numpy(side).permute(2, 0, 1) for side in part.decode(index))
+    except DataError:
+        return ""  # reported as unreadable
+    height, width = (side - side % part.scale for side in hr.shape[1:])
+    made = bicubic_uint8(hr[:, :height, :width], part.scale)
+    if made.shape != lr.shape:
+        return ""  # reported with both sizes
+    error = (made.int() - lr.int()).abs()
+    share = (error > 0).double().mean().item()
+    if error.max() <= 1 and share <= ROUNDING_SHARE:
+        return ""
+    return f"differs by up to {int(error.max())} of 255, in {share:.1%} of the values"
