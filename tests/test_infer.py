@@ -344,8 +344,8 @@ def test_every_kind_of_file_and_three_bad_ones(
     assert main([str(checkpoint), str(tmp_path / "in"), "-o", str(out), "--device", "cpu"]) == 3
     printed = capsys.readouterr()
     for name in ("cut.png", "zero.png", "text.png"):
-        assert printed.err.count(name) == 1
-    assert "12 images x2" in printed.out
+        assert printed.err.count(name) == 1, printed.err
+    assert "12 images x2" in printed.out, printed.err
     assert "3 failed" in printed.out
     made = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
     assert made == set(want)
@@ -372,7 +372,7 @@ def test_existing_outputs_are_listed_before_anything_starts(
     assert not (tmp_path / "out" / "a.png").exists()
     assert (tmp_path / "out" / "b.png").read_bytes() == before
     assert main([*command, "--overwrite", "--tile", "3", "--self-ensemble"]) == 0
-    assert Image.open(tmp_path / "out" / "b.png").size == (8, 8)
+    assert read_picture(tmp_path / "out" / "b.png").size == (8, 8)
 
 
 def test_an_unwritable_target_is_named_and_the_rest_produced(

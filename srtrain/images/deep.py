@@ -64,7 +64,7 @@ def encode_png(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> bytes
     levels = pixels if alpha is None else np.dstack([pixels, alpha])
     height, width, channels = levels.shape
     colour = {1: _GRAY, 2: _GRAY_ALPHA, 3: _RGB, 4: _RGBA}[channels]
-    rows = levels.astype(">u2").view(np.uint8).reshape(height, -1)
+    rows = levels.astype(">u2", order="C").view(np.uint8).reshape(height, -1)
     # Filter 2 ("up"): differences to the row above, modulo 256.
     differences = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
     filtered = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)

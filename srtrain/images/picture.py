@@ -101,7 +101,7 @@ def from_tensor(image: Tensor, *, bits: int) -> Pixels:
         raise ValueError("the image holds NaN or infinity; the network that made it has diverged")
     top = 2**bits - 1
     levels = image.detach().float().clamp(0, 1).mul(top).add(0.5).floor()
-    array: Pixels = levels.permute(1, 2, 0).cpu().numpy()
+    array: Pixels = levels.permute(1, 2, 0).contiguous().cpu().numpy()
     return array.astype(np.uint8 if bits == 8 else np.uint16)
 
 

@@ -77,10 +77,12 @@ def _structural(generator: Generator) -> int | None:
 
 
 def _effective(generator: Generator) -> int | None:
-    for halo in (16, 32, 64, 128):
-        if all(_unseen_beyond(generator, halo, across=across) for across in (False, True)):
-            return halo
-    return None
+    best = None
+    for halo in (128, 64, 32, 16):  # downwards: a global network is known after one comparison
+        if not all(_unseen_beyond(generator, halo, across=across) for across in (False, True)):
+            break
+        best = halo
+    return best
 
 
 def _unseen_beyond(generator: Generator, halo: int, *, across: bool) -> bool:
