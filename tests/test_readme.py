@@ -20,7 +20,7 @@ from srtrain.config.preflight import prepare
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Finished
+    from tests.conftest import Finished
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
