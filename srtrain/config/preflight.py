@@ -8,11 +8,10 @@ composed, and the rules (``rules.py``) look at the whole; a run starts only if n
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from srtrain.config.compose import Composition, command_line, compose
@@ -25,6 +24,7 @@ from srtrain.config.problems import refuse
 from srtrain.config.reference import Sources, sources
 from srtrain.config.resume import saved_run
 from srtrain.config.rules import check_rules
+from srtrain.config.schema import EXTENSIBLE
 from srtrain.config.values import set_values
 from srtrain.config.words import Words, read_words, shorthand
 from srtrain.errors import ConfigError, SrtrainError
@@ -32,8 +32,6 @@ from srtrain.errors import ConfigError, SrtrainError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from srtrain.config.yamlfile import ConfigFile
 
 # Interpolations that fail are reported one at a time; a configuration has a handful at most.
 MAX_UNRESOLVED = 20
@@ -58,7 +56,8 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
         config, choices = _compose(parsed, budget, groups, config_dirs, problems)
         origin = sources(groups, choices)
         reference = Reference(origin.tree, _terms(config))
-        problems += _check_files(origin, reference)
+        problems += _check_files(origin, reference, groups)
+        _drop_headless(config, reference)
     problems += set_values(parsed.values, reference, config)
     settled, unresolved = _resolve(config)
     problems += unresolved
@@ -101,18 +100,36 @@ def _compose(
     return composed.config, dict(composed.choices)
 
 
-def _check_files(origin: Sources, reference: Reference) -> Iterator[ConfigError]:
-    """Files that set keys, against the reference; the user's own options, against their class."""
+def _check_files(origin: Sources, reference: Reference, groups: Groups) -> Iterator[ConfigError]:
+    """Files that set keys, against the reference; the user's own options, against their class.
+
+    What a budget or experiment of ours says about a group for which the user brought an option of
+    his own may not fit there; it is not his mistake.
+    """
+    replaced = {option.package for option in origin.own if not option.file.defaults}
     for file in origin.setters:
-        yield from check_tree(file.values, reference, where=file.where)
-    for package, file in origin.components:
-        yield from check_component(
-            file.values, where=partial(_inside, file, package), prefix=package
-        )
+        foreign = set() if groups.is_users(file) else replaced
+        values = {key: value for key, value in file.values.items() if key not in foreign}
+        yield from check_tree(values, reference, where=file.where)
+    for option in origin.own:
+        if option.defines:
+            yield from check_component(
+                option.file.values, where=option.where, prefix=option.package
+            )
+        else:
+            before = Reference(option.before, reference.terms)
+            package = option.package
+            yield from check_tree(option.file.values, before, where=option.where, prefix=package)
 
 
-def _inside(file: ConfigFile, package: str, key: str) -> str:
-    return file.where(key.removeprefix(f"{package}."))
+def _drop_headless(config: DictConfig, reference: Reference) -> None:
+    """Take away components that a budget of ours only adjusts and the user's option has not."""
+    for place in EXTENSIBLE:
+        node, known = OmegaConf.select(config, place), reference.default(place)
+        for name in [*(node or ())]:
+            if "_target_" not in (node[name] or {"_target_"}) and name not in (known or {}):
+                with open_dict(config):
+                    del node[name]
 
 
 def _check_replaced(
@@ -145,7 +162,7 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[ConfigError]]:
     """All values with interpolations resolved; a problem for each that cannot be, or is missing."""
     problems = [
         ConfigError(f"{key} is missing", where="required", fix=f"add {key}=VALUE")
-        for key in sorted(OmegaConf.missing_keys(config))
+        for key in _missing(_plain(config), "")
     ]
     trial = OmegaConf.create(_plain(config))
     for _ in range(MAX_UNRESOLVED):
@@ -157,6 +174,14 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[ConfigError]]:
             problems.append(ConfigError(reason, where=key, fix="correct the ${…}"))
             OmegaConf.update(trial, key, None)
     return _plain(config), problems
+
+
+def _missing(tree: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _missing(value, f"{prefix}{name}.")
+        elif value == "???":
+            yield f"{prefix}{name}"
 
 
 def _plain(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:

@@ -20,12 +20,30 @@ GLOBAL = "_global_"
 
 
 @dataclass(frozen=True)
+class OwnOption:
+    """A user's option file: where it goes, and the keys that were there before it."""
+
+    package: str
+    file: ConfigFile
+    before: Mapping[str, Any]
+
+    @property
+    def defines(self) -> bool:
+        """Whether it names its class itself, instead of changing the options it draws in."""
+        return "_target_" in self.file.values
+
+    def where(self, key: str) -> str:
+        """``path:line`` of a dotted key of the whole configuration."""
+        return self.file.where(key.removeprefix(f"{self.package}."))
+
+
+@dataclass(frozen=True)
 class Sources:
     """The files of one composition."""
 
     tree: Mapping[str, Any]  # all keys that may be set
     setters: tuple[ConfigFile, ...]  # files that set keys of `tree`
-    components: tuple[tuple[str, ConfigFile], ...]  # (package, the user's own option file)
+    own: tuple[OwnOption, ...]
 
 
 def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
@@ -33,7 +51,7 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
     root = groups.read_path(groups.folders[0] / "train.yaml")
     tree: dict[str, Any] = _copy({k: v for k, v in root.values.items() if k != "hydra"})
     setters: list[ConfigFile] = []
-    components: list[tuple[str, ConfigFile]] = []
+    own: list[OwnOption] = []
     for choice, option in choices.items():
         group, _, package = choice.partition("@")
         for file in chain(groups, group, option):
@@ -41,10 +59,23 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
             if place == GLOBAL:
                 setters.append(file)
                 continue
-            _merge(_descend(tree, place), file.values)
+            node = _descend(tree, place)
             if groups.is_users(file):
-                components.append((place, file))
-    return Sources(tree, tuple(setters), tuple(components))
+                before = _copy(node) or shipped_default(groups, group)
+                own.append(OwnOption(place, file, _wrap(place, before)))
+            _merge(node, file.values)
+    return Sources(tree, tuple(setters), tuple(own))
+
+
+def shipped_default(groups: Groups, group: str) -> dict[str, Any]:
+    """The keys of the option that ``train.yaml`` chooses for a group."""
+    root = groups.read_path(groups.folders[0] / "train.yaml")
+    listed = (entry for entry in root.defaults if isinstance(entry, dict))
+    option = next((str(entry[group]) for entry in listed if group in entry), "")
+    tree: dict[str, Any] = {}
+    for file in chain(groups, group, option):
+        _merge(tree, file.values)
+    return tree
 
 
 def chain(groups: Groups, group: str, option: str) -> list[ConfigFile]:
@@ -94,6 +125,12 @@ def _descend(tree: dict[str, Any], package: str) -> dict[str, Any]:
         if not isinstance(child, dict):
             child = tree[part] = {}
         tree = child
+    return tree
+
+
+def _wrap(package: str, tree: dict[str, Any]) -> dict[str, Any]:
+    for part in reversed(package.split(".")):
+        tree = {part: tree}
     return tree
 
 

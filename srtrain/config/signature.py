@@ -97,17 +97,22 @@ def _arguments(arguments: ast.arguments, module: str) -> frozenset[str] | None:
 
 @cache
 def _source(module: str) -> Path | None:
-    """The source file of a module; parent packages are walked, never executed."""
-    search: list[str] | None = None
-    name = ""
-    for part in module.split("."):
-        name = f"{name}.{part}" if name else part
-        spec = PathFinder.find_spec(name, search)
-        if spec is None:
+    """The source file of a module; folders are walked, parent packages never executed."""
+    top, *parts = module.split(".")
+    spec = PathFinder.find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin)
+    for part in parts:
+        if file.suffix == ".py" and file.name != "__init__.py":
             return None
-        search = list(spec.submodule_search_locations or [])
-    origin = Path(spec.origin) if spec and spec.origin else None
-    return origin if origin and origin.suffix == ".py" else None
+        folder = file.parent if file.name == "__init__.py" else file
+        candidates = (folder / part / "__init__.py", folder / f"{part}.py", folder / part)
+        found = next((candidate for candidate in candidates if candidate.exists()), None)
+        if found is None:
+            return None
+        file = found
+    return file if file.suffix == ".py" else None
 
 
 @cache

@@ -23,17 +23,23 @@ def set_values(
 ) -> Iterator[ConfigError]:
     """Change ``config`` as the words say; yields the problems of those that cannot be right."""
     tree: dict[str, Any] = {}
-    lines: dict[str, str] = {}
+    written: dict[str, tuple[str, Any]] = {}
     for override in overrides:
         key = _dotted(override.key_or_group)
-        lines[key] = str(override.input_line)
+        line = str(override.input_line)
         if override.is_delete():
-            yield from _delete(key, lines[key], config)
+            yield from _delete(key, line, config)
         elif not override.is_sweep_override():
-            value = _as_text(key, override, reference)
-            yield from _set(key, value, lines[key], config)
-            _nest(tree, key, value)
-    yield from check_tree(tree, reference, where=lambda key: _line_of(key, lines))
+            written[key] = (line, _as_text(key, override, reference))
+            _nest(tree, key, written[key][1])
+    lines = {key: line for key, (line, _) in written.items()}
+    wrong = set()
+    for problem in check_tree(tree, reference, where=lambda key: _line_of(key, lines)):
+        wrong.add(problem.where)
+        yield problem
+    for key, (line, value) in written.items():
+        if line not in wrong:
+            yield from _set(key, value, line, config)
 
 
 def _set(key: str, value: object, line: str, config: DictConfig) -> Iterator[ConfigError]:
