@@ -17,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from srtrain.color import luma
-from srtrain.degradation.resize import Bicubic, bicubic_uint8, resize_matrix
+from srtrain.degradation.resize import Bicubic, bicubic_uint8, upscale_rounded
 from srtrain.errors import DivergedError
 from srtrain.metrics.consistency import lr_psnr
 from srtrain.metrics.frequency import hf_ratio, hf_truth, high_band
@@ -332,12 +332,6 @@ def test_sr_that_is_not_finite_is_an_error_and_no_value_left_out() -> None:
         ImageMetrics(scale=2)(hr * torch.nan, hr)
 
 
-def imresize_up(lr: Tensor, scale: int) -> Tensor:
-    """MATLAB's ``imresize`` of an 8-bit image: rows, then columns, each pass rounded."""
-    rows, columns = (resize_matrix(side, side * scale, scale) for side in lr.shape[-2:])
-    return round8(round8(rows @ lr) @ columns.T)
-
-
 def test_bicubic_x4_of_set5(shared: Path) -> None:
     """From MATLAB's LR files; shared/data/README.md and the papers' tables say what comes out."""
     lpips = LPIPS(net="squeeze", features=shared / "weights" / "squeezenet1_1_features.safetensors")
@@ -347,7 +341,7 @@ def test_bicubic_x4_of_set5(shared: Path) -> None:
         hr = crop_to(read(file), 4)
         lr = read(shared / "data" / "Set5" / "LR_bicubic" / "X4" / f"{file.stem}x4.png")
         assert torch.equal(bicubic_uint8((hr * 255).round().byte(), 4), (lr * 255).round().byte())
-        images.append(metrics(imresize_up(lr, 4), hr, lr))
+        images.append(metrics(upscale_rounded(lr, scale=4), hr, lr))
     table = metrics.reduce(images)
     assert table["psnr_y"] == pytest.approx(28.429, abs=1e-3)
     assert table["ssim_y"] == pytest.approx(0.8111, abs=1e-4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from srtrain.degradation.resize import Bicubic, upscale
+from srtrain.degradation.resize import Bicubic, upscale_rounded
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.metrics.image_metrics import ImageMetrics
 from srtrain.metrics.lpips import LPIPS
@@ -88,7 +88,7 @@ def make_module(
     scale = config.scale
     validation = Validation(
         metrics=make_metrics(config),
-        upscale=lambda lr: upscale(lr, scale=scale),
+        upscale=lambda lr: upscale_rounded(lr, scale=scale),
         names=list(data.val_names),
         num_panels=_num_panels(config),
     )

@@ -101,6 +101,21 @@ def upscale(lr: Tensor, *, scale: float) -> Tensor:
     return wide.to(lr.dtype)
 
 
+@torch.no_grad()
+def upscale_rounded(lr: Tensor, *, scale: float) -> Tensor:
+    """``imresize(lr, scale)`` of an 8-bit image: both passes rounded, as MATLAB does to files.
+
+    The bicubic line that published LPIPS values stand on (float ``upscale`` reads .2875 on Set5 ×4
+    instead of .2859).
+
+    Shapes: lr float (B, C, h, w) in [0, 1] -> float32 (B, C, ceil(h·scale), ceil(w·scale)).
+    """
+    image_batch(lr, "lr")
+    _check_scale(scale)
+    levels = _round_levels(lr.double() * 255.0)
+    return _resize_levels(levels, Fraction(scale)).div_(255.0).float()
+
+
 def _shrink_levels(levels: Tensor, scale: float) -> Tensor:
     """Both passes over float64 values that are whole numbers in 0 … 255."""
     _check_scale(scale)
@@ -109,6 +124,12 @@ def _shrink_levels(levels: Tensor, scale: float) -> Tensor:
     if float(scale).is_integer():
         divisible_by(height, int(scale), "hr height (crop it to a multiple of the scale first)")
         divisible_by(width, int(scale), "hr width (crop it to a multiple of the scale first)")
+    return _resize_levels(levels, zoom)
+
+
+def _resize_levels(levels: Tensor, zoom: Fraction) -> Tensor:
+    """Rows, then columns, each rounded to whole levels."""
+    height, width = levels.shape[-2:]
     rows = _matrix(height, _scaled_length(height, zoom), float(zoom), levels.device)
     columns = _matrix(width, _scaled_length(width, zoom), float(zoom), levels.device)
     return _round_levels(_round_levels(rows @ levels) @ columns.T)
