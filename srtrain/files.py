@@ -29,7 +29,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Non
     Raises: OSError as the file system gives it; the temporary file is then removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", suffix=".tmp", dir=path.parent)
+    prefix = f".{path.name[:32]}."  # 255 bytes hold it in any script
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
