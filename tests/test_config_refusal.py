@@ -141,11 +141,11 @@ WORDS = (
         "~logger": "a group cannot be taken away",
         "generator=edrs": "did you mean generator=edsr?",
         "generatr=edsr": "did you mean generator?",
-        "lr=1e-3": "did you mean optimizer.lr?",
+        "lr=1e-3": "unknown key lr · lr=1e-3 · did you mean optimizer.lr?",
         "batch_size=4": "did you mean data.batch_size?",
         "trainer.accumulate_grad_batches=2": "did you mean trainer.accumulate?",
         "trainer.gradient_clip_val=1": "did you mean model.clip_norm?",
-        "+optimizer={nesterof: true}": "unknown key optimizer.nesterof",
+        "+optimizer={amsgrat: true}": "did you mean optimizer.amsgrad?",
         "scael=3": "did you mean scale?",
     },
     {
@@ -249,12 +249,10 @@ def test_there_is_no_such_class(tmp_path: Path) -> None:
 
 
 PROCESS = """
-import resource, sys
+import sys
 from srtrain.cli.main import main
 code = main(sys.argv[1:])
-heavy = [name for name in ("torch", "lightning", "numpy", "rich") if name in sys.modules]
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(code, heavy, usage.ru_utime + usage.ru_stime)
+print(code, [name for name in ("torch", "lightning", "numpy") if name in sys.modules])
 """
 
 
@@ -271,8 +269,8 @@ print(code, heavy, usage.ru_utime + usage.ru_stime)
 )
 def test_refused_before_torch(words: tuple[str, ...], run_srtrain: Callable[..., Finished]) -> None:
     done = run_srtrain(*words, module=("-c", PROCESS))
-    code, heavy, _ = done.stdout.splitlines()[-1].split(" ", 1)[0], done.stdout, None
+    code, heavy = done.stdout.splitlines()[-1].split(" ", 1)
     assert code == ("0" if words == ("--help",) else "2")
-    assert heavy.splitlines()[-1].split(" ", 1)[1].startswith("[]")
+    assert heavy == "[]"
     for line in done.stderr.splitlines():
         assert line.startswith("srtrain: error: ")

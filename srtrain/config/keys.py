@@ -51,9 +51,10 @@ class Reference:
     def unknown(self, key: str, where: str) -> ConfigError:
         """The problem with ``key``, and the key that was probably meant."""
         alias = ALIASES.get(key.rpartition(".")[2])
-        keys = self.keys()
-        guess = alias if alias in keys else nearest_key(key, keys)
         parent = key.rpartition(".")[0]
+        keys = self.keys()
+        keys += [f"{parent}.{name}" for name in _foreign_parameters(_select(self.tree, parent))]
+        guess = alias if alias in keys else nearest_key(key, keys)
         others = sorted(other.rpartition(".")[2] for other in keys if _parent(other) == parent)
         listing = f"known there: {', '.join(others)}" if others else "srtrain --help lists the keys"
         return ConfigError(f"unknown key {key}", where=where, fix=did_you_mean(guess, listing))
@@ -80,7 +81,7 @@ def check_tree(
             yield from _check_known(key, value, node[name], reference, where)
         elif prefix == "loss.weights" and name in reference.terms:
             yield from check_type(key, value, float, where=where(key))
-        elif not _foreign_parameter(node, str(name)):
+        elif name not in _foreign_parameters(node):
             yield reference.unknown(key, where(key))
 
 
@@ -154,13 +155,13 @@ def _defines_component(value: object, default: object, parent: str) -> bool:
     return parent in EXTENSIBLE
 
 
-def _foreign_parameter(node: Mapping[str, Any], name: str) -> bool:
-    """Whether a class that is not ours takes ``name``: its YAML need not list all parameters.
+def _foreign_parameters(node: Mapping[str, Any]) -> frozenset[str]:
+    """What a class that is not ours takes: its YAML need not list all of it.
 
     Ours must: what they take beyond their YAML is handed over by srtrain itself.
     """
     target = str(node.get("_target_", "srtrain."))
-    return not target.startswith("srtrain.") and name in (parameters(target) or ())
+    return frozenset() if target.startswith("srtrain.") else parameters(target) or frozenset()
 
 
 def _select(tree: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ def nearest_key(key: str, keys: Collection[str]) -> str | None:
     """The dotted key most probably meant by ``key``.
 
     A neighbour with a similar last part wins (``optimizer.lrr`` → ``optimizer.lr``), then the same
-    last part elsewhere (``batch_size`` → ``data.batch_size``), then the most similar key at all.
+    last part elsewhere (``batch_size`` → ``data.batch_size``), then a similar last part elsewhere.
     """
     parent, _, leaf = key.rpartition(".")
     neighbours = {other.rpartition(".")[2]: other for other in keys if _parent(other) == parent}
@@ -36,7 +36,7 @@ def nearest_key(key: str, keys: Collection[str]) -> str | None:
     for other in sorted(keys, key=lambda other: other.count(".")):
         by_leaf.setdefault(other.rpartition(".")[2], other)
     close = nearest(leaf, by_leaf)
-    return by_leaf[close] if close is not None else nearest(key, keys)
+    return by_leaf[close] if close is not None else None
 
 
 def did_you_mean(guess: str | None, otherwise: str = "") -> str:

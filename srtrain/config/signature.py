@@ -60,9 +60,9 @@ def _parameters(node: Definition, module: str) -> frozenset[str] | None:
     if isinstance(node, ast.FunctionDef):
         return _arguments(node.args, module)
     for child in node.body:
-        if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+        if isinstance(child, ast.FunctionDef) and child.name in {"__init__", "__new__"}:
             names = _arguments(child.args, module)
-            return names - {"self"} if names is not None else None
+            return names - {"self", "cls"} if names is not None else None
     if _declares_fields(node):
         fields = (child.target for child in node.body if isinstance(child, ast.AnnAssign))
         return frozenset(target.id for target in fields if isinstance(target, ast.Name))
