@@ -101,9 +101,7 @@ def check_contract(name: str, *, scale: int, small: bool) -> None:
     check_training(generator, name)
     generator.eval()
     with torch.no_grad():
-        for height, width in ((5, 9), (33, 18)):
-            sr = generator(torch.rand(1, 3, height, width))
-            assert sr.shape == (1, 3, height * scale, width * scale)
+        assert generator(torch.rand(1, 3, 5, 9)).shape == (1, 3, 5 * scale, 9 * scale)
         if name in FOREIGN:
             check_round_trip(generator)
 

@@ -22,14 +22,14 @@ from srtrain.networks.generator import Generator, Spec
 from srtrain.networks.loading import SPECIAL_CALLS, load_generator, read_state, unwrap
 from srtrain.networks.storage import write_checkpoint
 
-LITE: Spec = {
-    "_target_": "srtrain.networks.edsr.EDSRLite",
+OWN: Spec = {
+    "_target_": "srtrain.networks.edsr.EDSR",
     "kwargs": {"scale": 2, "num_features": 8, "num_blocks": 1},
 }
 Wrap = Callable[[dict[str, Tensor]], object]
 
 
-def fresh(spec: Spec = LITE, *, scale: int = 2) -> Generator:
+def fresh(spec: Spec = OWN, *, scale: int = 2) -> Generator:
     torch.manual_seed(1)
     return build_generator(spec, scale=scale)
 
@@ -135,7 +135,7 @@ def test_own_checkpoint_however_it_is_named(given: str, tmp_path: Path) -> None:
     lr = torch.rand(1, 3, 7, 5)
     with torch.no_grad():
         assert torch.equal(loaded(lr), generator(lr))
-    assert (loaded.spec, loaded.scale, loaded.training) == (LITE, 2, False)
+    assert (loaded.spec, loaded.scale, loaded.training) == (OWN, 2, False)
 
 
 def test_own_checkpoint_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +160,8 @@ def test_own_checkpoint_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("change", "told"),
     [
         ({"generator": {"_target_": "os.system", "kwargs": {}}}, "--trust os"),
-        ({"generator": {"_target_": LITE["_target_"], "kwargs": {"scale": 9}}}, "scale = 9"),
-        ({"generator": {"_target_": LITE["_target_"]}}, "cannot be rebuilt"),
+        ({"generator": {"_target_": OWN["_target_"], "kwargs": {"scale": 9}}}, "scale = 9"),
+        ({"generator": {"_target_": OWN["_target_"]}}, "cannot be rebuilt"),
         ({"generator": None}, "cannot be rebuilt"),
         ({"state_dict": {}}, "cannot be rebuilt: Error"),
         ({"format": 2}, "checkpoint format 2"),

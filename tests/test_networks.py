@@ -71,12 +71,10 @@ def test_scales_that_do_not_exist_are_named(network: type[nn.Module]) -> None:
         network(scale=5)
 
 
-def test_edsr_lite_without_detail_is_pillows_bicubic() -> None:
-    net = EDSRLite(scale=4)
+def test_edsr_lite_starts_as_pillows_bicubic() -> None:
+    lr = torch.rand(1, 3, 9, 6)
     with torch.no_grad():
-        net.tail.weight.zero_()
-        lr = torch.rand(1, 3, 9, 6)
-        sr = net(lr)
+        sr = EDSRLite(scale=4)(lr)
     for channel in range(3):
         plane = Image.fromarray(lr[0, channel].numpy())
         expected = np.asarray(plane.resize((24, 36), Image.Resampling.BICUBIC))
