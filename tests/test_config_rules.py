@@ -1,0 +1,147 @@
+"""Rules about combinations: what each refuses, and what it lets pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from srtrain.config.facts import Facts
+from srtrain.config.rules import check_rules
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from srtrain.errors import SrtrainError
+
+GOOD: dict[str, Any] = {
+    "scale": 4,
+    "resume": "auto",
+    "init_from": {"path": None},
+    "data": {"batch_size": 16, "hr_patch_size": 192, "train": ["."], "val": None},
+    "generator": {"scale": 4},
+    "loss": {
+        "role": "regulariser",
+        "terms": {"pixel": {}, "pixel_l1": {}, "perceptual": {"features": "embedded"}},
+        "weights": {"pixel": 1.0, "pixel_l1": 0.0, "perceptual": 0.0},
+    },
+    "trainer": {"max_steps": 1, "devices": 1, "num_nodes": 1, "accumulate": 1, "strategy": "ddp"},
+    "metrics": {"lpips": {"net": None, "features": None}},
+}
+
+
+def changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    tree = {key: changed(v, {}) if isinstance(v, dict) else v for key, v in tree.items()}
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def problems(
+    changes: dict[str, Any], choices: dict[str, str] | None = None, **environ: str
+) -> list[SrtrainError]:
+    return list(check_rules(Facts(changed(GOOD, changes), choices or {}, environ)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"trainer.max_steps": 0}, "trainer.max_steps cannot be 0 · trainer.max_steps · choose 1"),
+        ({"scale": 9, "generator.scale": 9, "data.hr_patch_size": 90}, "choose 1 to 8"),
+        ({"optimizer.lr": 0.0}, "choose above 0"),
+        ({"callbacks.ema.decay": 1.5}, "choose 0 to 1"),
+        ({"loss.weights.pixel": -1.0, "loss.weights.pixel_l1": 1.0}, "cannot be -1.0"),
+        ({"loss.weights.pixel_l1": float("nan")}, "cannot be nan"),
+        ({"loss.weights.pixel_l1": float("inf")}, "cannot be inf"),
+        ({"loss.weights.pixel": 0.0}, "no loss: all weights are 0"),
+        ({"loss.weights.pixl": 1.0}, "did you mean loss.weights.pixel?"),
+        ({"loss.terms.mine": {}}, "the term mine has no weight"),
+        ({"loss.weights.perceptual": 0.01}, "1.00% of the pixel weights' 1;"),
+        ({"loss.weights.perceptual": 0.5}, "50.00% of the pixel weights' 1; a regulariser stays"),
+        (
+            {"loss.weights.perceptual": 0.001, "loss.weights.pixel": 0.0},
+            "no pixel term to regularise",
+        ),
+        (
+            {
+                "loss.terms.texture": {"_target_": "srtrain.losses.perceptual.Perceptual"},
+                "loss.weights.texture": 0.0,
+            },
+            "name it perceptual_texture",
+        ),
+        ({"trainer.accumulate": 3}, "choose a multiple of 3"),
+        ({"trainer.devices": 3}, "cannot be split over 3 ranks × 1"),
+        ({"trainer.devices": 2, "trainer.strategy": "single"}, "2 devices but one process"),
+        ({"data.hr_patch_size": 190}, "not a multiple of scale=4 · data.hr_patch_size · e.g. 192"),
+        ({"generator.scale": 2}, "generator.scale=2 but scale=4"),
+        ({"metrics.lpips.features": "."}, "features of no net"),
+    ],
+)
+def test_refused(changes: dict[str, Any], said: str) -> None:
+    (problem,) = problems(changes)
+    assert said in str(problem)
+    assert problem.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss.weights.perceptual": 0.0099},
+        {"loss.weights.perceptual": 0.019, "loss.weights.pixel_l1": 1.0},  # of both pixel terms
+        {"loss.weights.perceptual": 1.0, "loss.role": "perceptual_led"},
+        {"trainer.devices": 2, "trainer.accumulate": 4},
+        {"data.batch_size": "wrong types are told elsewhere", "scale": None},
+    ],
+)
+def test_passed(changes: dict[str, Any]) -> None:
+    assert problems(changes) == []
+
+
+def test_ranks_under_torchrun_and_slurm() -> None:
+    assert len(problems({}, WORLD_SIZE="3")) == 1
+    assert len(problems({}, SLURM_NTASKS="3", SLURM_PROCID="0")) == 1
+    assert problems({}, SLURM_NTASKS="3") == []  # an interactive allocation, not srun
+    assert problems({"trainer.devices": 3}, WORLD_SIZE="4") == []
+
+
+def test_only_data_demo_goes_without_budget() -> None:
+    (problem,) = problems({}, {"budget": "unset", "data": "folder"})
+    assert "data=folder needs a budget" in str(problem)
+    resumed = Facts(GOOD, {"budget": "unset"}, {}, resumed=True)
+    assert list(check_rules(resumed)) == []
+
+
+FOLDER = {"data._target_": "srtrain.data.build.folder_data"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "said"),
+    [
+        ({**FOLDER, "data.train": "/no/hr"}, 3, "no such folder: /no/hr · data.train"),
+        ({**FOLDER, "data.train": [".", {"path": "/no/hr", "repeat": 2}]}, 3, "/no/hr"),
+        ({"data.val": {"Set5": "/no/set5"}}, 3, "no such folder: /no/set5 · data.val"),
+        ({"init_from.path": "/no/x.pth"}, 4, "no such file: /no/x.pth · init_from.path"),
+        (
+            {"loss.terms.perceptual.features": "imagnet", "loss.weights.perceptual": 0.001},
+            4,
+            "did you mean imagenet?",
+        ),
+        ({"resume": "atuo"}, 2, "did you mean resume=auto?"),
+        ({"resume": "/no/run"}, 2, "auto | never | a run folder"),
+    ],
+)
+def test_places_that_are_not_there(changes: dict[str, Any], code: int, said: str) -> None:
+    (problem,) = problems(changes)
+    assert said in str(problem)
+    assert problem.exit_code == code
+
+
+def test_places_that_are_there(tmp_path: Path) -> None:
+    place = str(tmp_path)
+    assert problems({**FOLDER, "data.train": [{"path": place}], "data.val": {"A": place}}) == []
+    assert problems({"loss.terms.perceptual.features": "/not/used"}) == []
