@@ -76,9 +76,13 @@ def open_images(
 
 
 def is_cached(source: Source, *, cache_dir: Path | None = None) -> bool:
-    """Whether `open_images` would decode nothing."""
+    """Whether `open_images` would decode nothing and complain of nothing."""
     root = cache_dir or default_cache_dir()
-    return all(_known(root, part.quick_key()) is not None for part, _ in source.collections())
+    try:
+        parts = source.collections()
+    except DataError:
+        return False
+    return all(_known(root, part.quick_key()) is not None for part, _ in parts)
 
 
 def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: bool) -> Store:

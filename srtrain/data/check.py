@@ -10,7 +10,7 @@ import torch
 
 from srtrain.data.collection import Files
 from srtrain.data.parallel import parallel
-from srtrain.data.sources import Concat, Paired, PairFiles, size_problem
+from srtrain.data.sources import Concat, Folder, Paired, PairFiles, size_problem
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError
 from srtrain.files import sha256_of
@@ -107,6 +107,9 @@ def matched(source: Source, report: Report) -> list[Collection]:
     try:
         if isinstance(source, Concat):
             return [part for child in source.sources for part in matched(child, report)]
+        if isinstance(source, Folder) and len(source.folders) > 1:
+            one_by_one = [Folder(path) for path, _ in source.folders]
+            return [part for child in one_by_one for part in matched(child, report)]
         if not isinstance(source, Paired):
             return [part for part, _ in source.collections()]
         pairs = source.pairs()
