@@ -24,6 +24,7 @@ from srtrain.files import read_json
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
 from srtrain.training.interrupt import Interrupt
+from srtrain.training.keyed import KeyedSteps
 from srtrain.training.loop import TrainerOptions, make_trainer, seed_networks
 from srtrain.training.progress import ProgressLine
 from srtrain.training.records import Records
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from srtrain.data.datamodule import SRData
-    from srtrain.training.loop import Callback, Trainer
+    from srtrain.training.keyed import KeyedSteps
+from srtrain.training.loop import Callback, Trainer
     from srtrain.training.supervised import SupervisedSR
 
 
@@ -120,7 +122,11 @@ def _trainer(run: Run, module: SupervisedSR, files: OneFile, *, resumed: bool) -
         monitor=keep.monitor,
         mode=keep.mode,
     )
-    callbacks: list[Callback] = [*build.make_callbacks(config, folder), records]
+    callbacks: list[Callback] = [
+        KeyedSteps(seed=config.seed),
+        *build.make_callbacks(config, folder),
+        records,
+    ]
     if run.options.progress:
         callbacks.append(ProgressLine(records, module.validation))
     callbacks += [

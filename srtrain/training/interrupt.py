@@ -1,10 +1,12 @@
-"""Ctrl-C, SIGTERM and Slurm's SIGUSR1: finish the step, save, leave with a code that says so."""
+"""Ctrl-C, SIGTERM, SIGUSR1: finish the step, save, leave with a code that says so."""
 
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from srtrain.errors import InterruptedRunError, PreemptedError, SrtrainError
@@ -19,38 +21,43 @@ if TYPE_CHECKING:
 LEAVE: dict[int, type[SrtrainError]] = {
     signal.SIGINT: InterruptedRunError,
     signal.SIGTERM: PreemptedError,
-    signal.SIGUSR1: PreemptedError,
+    signal.SIGUSR1: PreemptedError,  # Slurm, some time before the limit
 }
 
 
 class Interrupt(Callback):
-    """A signal only sets a flag; the end of the batch saves and leaves by an own exception.
+    """A signal only sets a flag; the end of a batch saves and leaves by an own exception.
 
-    Installed in ``on_train_start``, after Lightning's own handlers, for single processes. A second
-    signal during the save is ignored, so that the save is finished.
+    Installed in ``on_train_start``, after Lightning's own handlers. Ranks agree on the step by an
+    asynchronous MAX all-reduce, launched after one step and read after the next, so that nobody
+    waits for it. A second signal during the save is ignored: the save is finished.
     """
 
     def __init__(self, checkpointing: Checkpointing) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self._received: int | None = None
+        self._received = 0
         self._previous: dict[int, Any] = {}
+        self._group: dist.ProcessGroup | None = None
+        self._asked: tuple[dist.Work, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals."""
-        if trainer.world_size == 1:
-            self._previous = {number: signal.signal(number, self._note) for number in LEAVE}
+        self._previous = {number: signal.signal(number, self._note) for number in LEAVE}
+        if trainer.world_size > 1:
+            self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and leave if a signal came."""
-        if self._received is None:
+        """Save and leave if a signal came, to whichever rank."""
+        received = self._received if self._group is None else self._highest(self._group)
+        if not received:
             return
         step = trainer.global_step
         if self.checkpointing.last_step != step:
             self.checkpointing.save(trainer)
-        raise LEAVE[self._received](f"stopped by a signal, saved step {step}")
+        raise LEAVE[received](f"stopped by {signal.Signals(received).name}, saved step {step}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
@@ -61,6 +68,18 @@ class Interrupt(Callback):
     ) -> None:
         """Give the signals back."""
         self._restore()
+
+    def _highest(self, group: dist.ProcessGroup) -> int:
+        """The largest signal number that any rank had after the step before."""
+        answer = 0
+        if self._asked is not None:
+            work, flag = self._asked
+            work.wait()
+            answer = int(flag)
+        flag = torch.tensor(self._received)
+        work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=group, async_op=True)
+        self._asked = (work, flag)
+        return answer
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number

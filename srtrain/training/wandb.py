@@ -6,21 +6,66 @@ import logging
 import netrc
 import os
 import secrets
-import socket
-from typing import TYPE_CHECKING, Literal
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from lightning.pytorch.loggers import WandbLogger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from lightning.pytorch.loggers import WandbLogger
+    from wandb import Run
 
 Mode = Literal["auto", "online", "offline", "disabled"]
-REACHABLE_S = 3.0
-INIT_S = 6.0
+PROBE_S = 3.0  # seconds until a server that does not answer counts as unreachable
+INIT_S = 5.0
+FINISH_S = 8.0  # what was not uploaded by then stays on disk for `wandb sync`
+STEP = "generator_step"
 
 log = logging.getLogger("srtrain")
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger; whatever goes wrong in it costs one warning, not the run.
+
+    Every row carries ``generator_step``: pictures too, whatever was logged before them.
+    """
+
+    def __init__(self, run: Run, *, run_dir: Path) -> None:
+        super().__init__(experiment=run, save_dir=str(run_dir))
+        self.run_dir = run_dir
+        self.broken = False
+
+    def log_hyperparams(self, params: Any) -> None:
+        """The resolved configuration."""
+        self._tolerate(super().log_hyperparams, params)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """One row of figures."""
+        row = metrics if step is None else {**metrics, STEP: step}
+        self._tolerate(super().log_metrics, row, step)
+
+    def log_image(
+        self, key: str, images: list[Any], step: int | None = None, **captions: Any
+    ) -> None:
+        """One list of pictures under ``key``."""
+        self._tolerate(super().log_image, key, images, step, **captions)
+
+    def finalize(self, status: str) -> None:
+        """Nothing to upload: checkpoints stay in the run folder."""
+
+    def _tolerate(self, act: Callable[..., None], *args: Any, **options: Any) -> None:
+        if self.broken:
+            return
+        try:
+            act(*args, **options)
+        except Exception as error:  # whatever it is, the run goes on
+            self.broken = True
+            log.warning("W&B stopped logging (%s). %s", _brief(error), _sync_hint(self.run_dir))
 
 
 def wandb_logger(
@@ -31,71 +76,121 @@ def wandb_logger(
     name: str | None,
     tags: Sequence[str],
     mode: Mode,
-) -> WandbLogger | None:
+) -> Wandb | None:
     """A logger that writes below ``run_dir/wandb``; None when disabled or broken.
 
-    ``auto`` is online where a key is set. An unreachable server costs at most REACHABLE_S +
-    INIT_S seconds and a warning with the command that uploads the run later. One run folder is one
-    W&B run: the id is kept in ``wandb/run-id``.
+    ``auto`` is online where a key is set, unless WANDB_MODE says otherwise. A server that cannot
+    be reached, is silent, or refuses the key costs at most PROBE_S + INIT_S seconds and one
+    warning with the command that uploads the run later. One run folder is one W&B run: the id is
+    kept in ``wandb/run-id``.
     """
+    if mode == "auto":
+        mode = _mode_from_environment()
     if mode == "disabled":
         return None
-    import wandb
-    from lightning.pytorch.loggers import WandbLogger
+    try:
+        return Wandb(_start(run_dir, project, entity, name, tags, mode), run_dir=run_dir)
+    except Exception as error:  # whatever it is, the run goes on
+        log.warning("W&B is left out: %s", _brief(error))
+        return None
 
-    online = mode == "online" or (mode == "auto" and _wants_online())
-    if online and not _reachable():
-        log.warning("W&B is not reachable; logging offline. %s", _sync_hint(run_dir))
-        online = False
+
+def _start(
+    run_dir: Path,
+    project: str,
+    entity: str | None,
+    name: str | None,
+    tags: Sequence[str],
+    mode: Mode,
+) -> Run:
+    """The run, online if possible; only its own failure to start offline comes out."""
+    import wandb
+
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own telemetry
+    wandb.setup(wandb.Settings(silent=True))
     folder = run_dir / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
-    for attempt in ("online", "offline") if online else ("offline",):
+
+    def init(mode: Mode) -> Run:
+        return wandb.init(
+            dir=str(run_dir),
+            project=project,
+            entity=entity,
+            name=name or run_dir.name,
+            tags=list(tags),
+            id=_run_id(folder),
+            resume="allow",
+            mode=mode,
+            settings=wandb.Settings(
+                init_timeout=INIT_S,
+                finish_timeout=FINISH_S,
+                reinit="finish_previous",  # one process may train several runs
+                silent=True,
+                console="off",
+            ),
+        )
+
+    run = None
+    if mode == "online":
+        problem = _problem(_base_url())
         try:
-            run = wandb.init(
-                dir=str(run_dir),
-                project=project,
-                entity=entity,
-                name=name or run_dir.name,
-                tags=list(tags),
-                id=_run_id(folder),
-                resume="allow",
-                mode=attempt,
-                settings=wandb.Settings(init_timeout=INIT_S, silent=True, console="off"),
-            )
-        except Exception as error:  # whatever it is, the run goes on
-            log.warning("W&B failed (%s); %s", str(error)[:160], _sync_hint(run_dir))
-            continue
-        run.define_metric("generator_step")
-        run.define_metric("*", step_metric="generator_step")
-        return WandbLogger(experiment=run, save_dir=str(run_dir))
-    return None
+            run = None if problem else init("online")
+        except Exception as error:  # the probe saw nothing, wandb did
+            problem = _brief(error)
+            wandb.teardown()  # its service still holds the run id
+            wandb.setup(wandb.Settings(silent=True))
+        if problem:
+            log.warning("W&B: %s; logging offline. %s", problem, _sync_hint(run_dir))
+    run = run or init("offline")
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run
 
 
-def _wants_online() -> bool:
+def _mode_from_environment() -> Mode:
     forced = os.environ.get("WANDB_MODE")
-    if forced:
-        return forced == "online"
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(_base_url()).hostname
-    try:
-        return host is not None and netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    if forced in {"online", "disabled"}:
+        return forced  # type: ignore[return-value]
+    return "online" if not forced and _key(_base_url()) else "offline"
 
 
 def _base_url() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
-def _reachable() -> bool:
-    url = urlsplit(_base_url())
-    port = url.port or (443 if url.scheme == "https" else 80)
+def _key(base_url: str) -> str | None:
+    """The API key for a server: from the environment, else as `wandb login` left it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return os.environ["WANDB_API_KEY"]
     try:
-        with socket.create_connection((url.hostname or "", port), timeout=REACHABLE_S):
-            return True
-    except OSError:
-        return False
+        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(base_url).hostname or "")
+    except (OSError, netrc.NetrcParseError):
+        return None
+    return entry[2] if entry else None
+
+
+def _problem(base_url: str) -> str | None:
+    """Why nothing could be logged there, asked with one small query; None if all is well."""
+    key = _key(base_url)
+    if key is None:
+        return f"no API key for {base_url} (wandb login)"
+    question = Request(  # noqa: S310 - the scheme is the user's
+        f"{base_url}/graphql",
+        data=b'{"query": "query { viewer { id } }"}',
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + b64encode(f"api:{key}".encode()).decode(),
+        },
+    )
+    try:
+        with urlopen(question, timeout=PROBE_S):  # noqa: S310
+            return None
+    except HTTPError as error:
+        if error.code in {401, 403}:
+            return f"{base_url} refuses the API key ({error.code})"
+        return f"{base_url} answers {error.code}"
+    except (OSError, ValueError) as error:
+        return f"{base_url} is not reachable ({_brief(getattr(error, 'reason', error))})"
 
 
 def _run_id(folder: Path) -> str:
@@ -106,4 +201,8 @@ def _run_id(folder: Path) -> str:
 
 
 def _sync_hint(run_dir: Path) -> str:
-    return f"Upload later with: wandb sync {run_dir}/wandb/offline-run-*"
+    return f"Upload later with: wandb sync {run_dir}/wandb/*-run-*"
+
+
+def _brief(error: object) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]
