@@ -60,7 +60,7 @@ def test_layer_table_is_torchvisions(torchvision_vgg: nn.Sequential) -> None:
 # (tap set, [(last torchvision module that runs, weight)], criterion, ImageNet statistics):
 # indices by hand from EDSR-PyTorch src/loss/vgg.py, BasicSR vgg_arch.py, pix2pixHD networks.py.
 CONVENTIONS = [
-    ("first5", [(1, 1.0), (3, 1.0), (6, 1.0), (8, 1.0), (11, 1.0)], F.mse_loss, True),
+    ("first5", [(end, 1 / 5) for end in (1, 3, 6, 8, 11)], F.mse_loss, True),
     ("vgg22", [(7, 1.0)], F.mse_loss, True),
     ("vgg54", [(34, 1.0)], F.mse_loss, True),
     ("esrgan", [(34, 1.0)], F.l1_loss, True),
@@ -103,7 +103,7 @@ def test_each_tap_is_divided_by_its_size_on_the_calibration_batch(
     sizes = taps(calibration_batch())
     sr, hr = taps(images[0]), taps(images[1])
     expected = sum(
-        (sr[tap] - hr[tap]).abs().pow(power).mean() / sizes[tap].abs().pow(power).mean()
+        (sr[tap] - hr[tap]).abs().pow(power).mean() / sizes[tap].abs().pow(power).mean() / 5
         for tap in EMBEDDED_CONVS
     )
     torch.testing.assert_close(loss(*images), expected)

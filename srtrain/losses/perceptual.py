@@ -41,7 +41,8 @@ class TapSet:
 
 TAP_SETS: Mapping[str, TapSet] = {
     # The first five weight layers: the literal reading, VGG-19's name counts weight layers.
-    "first5": TapSet(dict.fromkeys(EMBEDDED_CONVS, 1.0), calibrated=True),
+    # Their mean, so that more taps do not make a larger loss.
+    "first5": TapSet(dict.fromkeys(EMBEDDED_CONVS, 1 / 5), calibrated=True),
     # EDSR's code (src/loss/vgg.py): features[:8] and features[:35].
     "vgg22": TapSet({"conv2_2": 1.0}, before_relu=True),
     "vgg54": TapSet({"conv5_4": 1.0}, before_relu=True),
