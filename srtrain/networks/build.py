@@ -93,7 +93,7 @@ def build_generator(spec: Spec, *, scale: int, trust: Sequence[str] = ()) -> Gen
     except Exception as error:
         raise ConfigError(
             f"{target} refuses its parameters: {type(error).__name__}: {error}",
-            where="generator." + ", generator.".join(sorted(kwargs)),
+            where="generator",
             fix=f"see its documentation: python -m pydoc {target}",
         ) from error
     needs = size_needs(net, target, kwargs)
