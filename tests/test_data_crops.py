@@ -42,5 +42,5 @@ def test_a_patch_as_large_as_the_image_fits() -> None:
     ],
 )
 def test_eight_symmetries(symmetry: int, expected: list[list[int]]) -> None:
-    square = np.array([[[1], [2]], [[3], [4]]], np.uint8)
-    assert oriented(square, symmetry)[:, :, 0].tolist() == expected
+    square = np.array([[1, 2], [3, 4]])
+    assert oriented(square, symmetry).tolist() == expected
