@@ -19,6 +19,7 @@ from srtrain.cli.resume import (
     run_dir,
     step_to_resume,
 )
+from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError, InterruptedRunError, PreemptedError
 from srtrain.files import read_json
 from srtrain.training.checkpointing import Checkpointing, OneFile
@@ -30,6 +31,7 @@ from srtrain.training.progress import ProgressLine
 from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
+from srtrain.training.wandb import Wandb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from srtrain.data.datamodule import SRData
-    from srtrain.training.keyed import KeyedSteps
-from srtrain.training.loop import Callback, Trainer
+    from srtrain.training.loop import Callback, Trainer
     from srtrain.training.supervised import SupervisedSR
 
 
@@ -61,7 +62,7 @@ def run(
     options: TrainerOptions = instantiate(config.trainer)
     folder = RunFolder(run_dir(config, experiment).absolute())
     if launch.must_launch(options):
-        words = [word for word in argv if not word.startswith(("run_dir=", "resume="))]
+        words = [word for word in argv if not word.startswith("run_dir=")]
         launch.launch(options, [*words, f"run_dir={folder.path}"])
         return None
     leader = launch.rank() == 0
@@ -76,6 +77,9 @@ def run(
     except (DivergedError, PreemptedError, InterruptedRunError) as error:
         fix = f"continue with: {continue_command(folder)}"
         raise type(error)(error.what, where=error.where or str(folder.path), fix=fix) from error
+    except Exception as error:
+        vars(error)["run_dir"] = folder.path  # where cli/main.py leaves error.log
+        raise
 
 
 def _train(run: Run) -> float | None:
@@ -98,7 +102,8 @@ def _train(run: Run) -> float | None:
     announce.header(run.console, config, options, module, run.choices)
     trainer = _trainer(run, module, OneFile(own), resumed=checkpoint is not None)
     if trainer.is_global_zero:
-        run.folder.write_config(OmegaConf.to_yaml(config, resolve=True))
+        head = choices_line(run.choices)
+        run.folder.write_config(head + OmegaConf.to_yaml(config, resolve=True))
     if options.compile:
         generator.net.compile()
     if checkpoint is None:
@@ -162,5 +167,6 @@ def _finish(run: Run, module: SupervisedSR, data: SRData, trainer: Trainer) -> f
         summary = read_json(run.folder.summary)
         announce.report(run.console, run.folder, module, summary)
     for logger in trainer.loggers:
-        logger.finalize("success")
+        if isinstance(logger, Wandb):
+            logger.close()
     return module.validation.mean("psnr_y")

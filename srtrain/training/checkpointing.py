@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from srtrain.errors import DivergedError, StorageError
-from srtrain.networks.storage import checkpoint_name, read_checkpoint, write_checkpoint
+from srtrain.networks.storage import by_step, checkpoint_name, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -145,7 +145,7 @@ class Checkpointing(Callback):
         return not self.best or self.sign * value > self.sign * self.best["value"]
 
     def _prune(self) -> None:
-        files = sorted(self.folder.checkpoints.glob("step-*.ckpt"))
+        files = by_step(self.folder.checkpoints)
         for path in files[: -self.keep_last]:
             if path.name != self.best.get("file"):
                 path.unlink(missing_ok=True)

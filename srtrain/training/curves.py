@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,9 @@ def plot_curves(folder: RunFolder) -> Path | None:
     left.set_yscale("log")
     _lines(right, {k: v for k, v in series.items() if k.endswith("/psnr_y")}, "Y-PSNR [dB]")
     path = folder.path / "curves.png"
-    figure.savefig(path, dpi=120)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    folder.write(path, buffer.getvalue())
     return path
 
 
@@ -54,4 +57,5 @@ def _lines(axes: Axes, series: Series, title: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("generator step")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if series:
+        axes.legend(fontsize=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,9 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
-from srtrain.files import write_atomic
 from srtrain.metrics.quality import psnr
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
-
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
@@ -53,7 +51,7 @@ class Pictures(Callback):
         drawn = {}
         for panel in module.validation.panels:
             image = draw(panel, zoom=self.zoom)
-            key = f"{panel.data}_{_safe(panel.name)}"
+            key = _safe(f"{panel.data}_{panel.name}")
             drawn[key] = image
             save_png(image, self.folder, key)
         for logger in trainer.loggers:
@@ -73,9 +71,9 @@ def draw(panel: Panel, *, zoom: int) -> Image.Image:
         f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
         "HR": panel.hr,
     }
-    side = max(8, min(height, width, COLUMN // zoom))
+    side = min(height, width, max(8, COLUMN // zoom))
     top, left = _busiest(panel.hr, side)
-    whole_height = round(COLUMN * height / width)
+    whole_height = max(1, round(COLUMN * height / width))
     canvas = Image.new(
         "RGB",
         (4 * COLUMN + 3 * GAP, CAPTION + whole_height + GAP + COLUMN),
@@ -98,11 +96,9 @@ def draw(panel: Panel, *, zoom: int) -> Image.Image:
 
 def save_png(image: Image.Image, folder: RunFolder, key: str) -> None:
     """Replace ``samples/<key>.png``."""
-
-    def write(stream: BinaryIO) -> None:
-        image.save(stream, format="PNG")
-
-    write_atomic(folder.samples / f"{key}.png", write)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    folder.write(folder.samples / f"{key}.png", buffer.getvalue())
 
 
 def _busiest(hr: Tensor, side: int) -> tuple[int, int]:

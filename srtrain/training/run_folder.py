@@ -69,18 +69,27 @@ class RunFolder:
             stream.flush()
             yield
 
+    def write(self, path: Path, content: bytes) -> None:
+        """Replace one file of the folder."""
+        with _refused(path):
+            write_atomic(path, content)
+
     def write_config(self, yaml: str) -> None:
         """Keep the resolved configuration."""
-        write_atomic(self.config, yaml.encode())
+        self.write(self.config, yaml.encode())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json``."""
-        write_json(self.summary, dict(summary))
+        with _refused(self.summary):
+            write_json(self.summary, dict(summary))
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add rows ``step,name,value`` to ``metrics.csv``."""
         new = not self.metrics.exists()
-        with self.metrics.open("a", newline="", encoding="utf-8") as stream:
+        with (
+            _refused(self.metrics),
+            self.metrics.open("a", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.writer(stream)
             if new:
                 writer.writerow(HEADER)
@@ -90,12 +99,10 @@ class RunFolder:
         """All complete rows of ``metrics.csv``; a torn last line is passed over."""
         if not self.metrics.exists():
             return []
-        rows = []
-        with self.metrics.open(newline="", encoding="utf-8") as stream:
-            for row in csv.reader(stream):
-                if len(row) == len(HEADER) and row[0].isdigit():
-                    rows.append((int(row[0]), row[1], float(row[2])))
-        return rows
+        whole, newline, _torn = self.metrics.read_bytes().rpartition(b"\n")
+        lines = (whole + newline).decode().splitlines()
+        rows = [row for row in csv.reader(lines) if len(row) == len(HEADER) and row[0].isdigit()]
+        return [(int(step), name, float(value)) for step, name, value in rows]
 
     def cut_metrics(self, step: int) -> None:
         """Drop the rows beyond ``step``: a resumed run writes them again."""
@@ -104,4 +111,17 @@ class RunFolder:
         writer = csv.writer(buffer)
         writer.writerow(HEADER)
         writer.writerows((s, name, repr(value)) for s, name, value in kept)
-        write_atomic(self.metrics, buffer.getvalue().encode())
+        self.write(self.metrics, buffer.getvalue().encode())
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """A full or vanished disk is the user's to mend, not a bug."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write: {error.strerror or error}",
+            where=str(path),
+            fix="free some space; the checkpoints are untouched",
+        ) from error

@@ -56,7 +56,12 @@ class Wandb(WandbLogger):
         self._tolerate(super().log_image, key, images, step, **captions)
 
     def finalize(self, status: str) -> None:
-        """Nothing to upload: checkpoints stay in the run folder."""
+        """Nothing yet: Lightning calls this after every loop, `close` comes once."""
+
+    def close(self) -> None:
+        """End the run; an upload gets FINISH_S seconds more."""
+        self._tolerate(self.experiment.finish)
+        self.broken = True
 
     def _tolerate(self, act: Callable[..., None], *args: Any, **options: Any) -> None:
         if self.broken:
@@ -201,7 +206,7 @@ def _run_id(folder: Path) -> str:
 
 
 def _sync_hint(run_dir: Path) -> str:
-    return f"Upload later with: wandb sync {run_dir}/wandb/*-run-*"
+    return f"Upload later with: wandb sync {run_dir}/wandb/*run-2*"
 
 
 def _brief(error: object) -> str:
