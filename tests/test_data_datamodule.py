@@ -239,7 +239,8 @@ def test_lr_that_is_not_bicubic_is_refused_where_the_run_says_so(
 def _signalled_run(root: Path, told: Any) -> None:  # noqa: ANN401
     data = _data(root, num_workers=2)
     batches: Any = iter(data.train_dataloader())
-    next(batches)
+    for _ in batches._workers:  # one batch of each: all have started
+        next(batches)
     for worker in batches._workers:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(worker.pid, number)
