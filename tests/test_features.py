@@ -72,14 +72,14 @@ def scores(sets: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> dict[str, fl
 
 
 def test_embedded_features_pass_the_sign_test(scores: dict[str, float]) -> None:
-    """Science: .98 for unit-normed k-means features, .5 for L2; random weights are a lottery."""
-    assert scores["embedded"] >= 0.93
+    """L2 is at .5 by construction; the card has the figures on more photos."""
+    assert scores["embedded"] >= 0.88
 
 
 def test_random_features_fail_it(scores: dict[str, float]) -> None:
     """Else the threshold above would show nothing."""
     random = [score for name, score in scores.items() if name != "embedded"]
-    assert max(random) < 0.93
+    assert max(random) < 0.88
     assert np.mean(random) < 0.8
 
 

@@ -168,7 +168,8 @@ def test_gradient_is_the_difference_quotient(images: tuple[Tensor, Tensor]) -> N
     step = 1e-6
     with torch.no_grad():
         change = loss(sr + step * direction, hr) - loss(sr - step * direction, hr)
-    torch.testing.assert_close((gradient * direction).sum(), change / (2 * step), rtol=1e-4, atol=0)
+    # A few of the many ReLUs and maxima switch within the step.
+    torch.testing.assert_close((gradient * direction).sum(), change / (2 * step), rtol=2e-3, atol=0)
 
 
 def test_crop_compares_the_centre(images: tuple[Tensor, Tensor]) -> None:
@@ -300,9 +301,9 @@ def test_shapes_must_match() -> None:
 
 
 def test_oxford_weights_load(shared: Path, images: tuple[Tensor, Tensor]) -> None:
-    """Their activations reach hundreds; calibrated, the loss is of the embedded features' size."""
+    """Their activations reach hundreds; calibrated, the loss is near 1 for any features."""
     path = shared / "weights" / "vgg19_oxford_conv1_1-conv3_4.safetensors"
-    oxford, embedded = Perceptual(features=path)(*images), Perceptual()(*images)
-    assert 0.1 < oxford / embedded < 10
+    assert 0.01 < Perceptual(features=path)(*images) < 10
+    assert Perceptual(features=path, calibrated=False)(*images) > 100
     with pytest.raises(StorageError, match=r"conv4_1\) is missing"):
         Perceptual(features=path, taps="ldl")
