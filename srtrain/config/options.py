@@ -46,16 +46,25 @@ def chosen(words: Words, groups: Groups, group: str) -> str:
     return next((str(entry[group]) for entry in listed if group in entry), "")
 
 
-def implied_budget(words: Words, groups: Groups) -> list[str]:
-    """``["budget=demo"]`` for ``data=demo`` without a budget; other data must choose (rules.py)."""
+def implied_words(words: Words, groups: Groups) -> list[str]:
+    """What a command line means without saying it.
+
+    ``budget=demo`` for ``data=demo`` without a budget; other data must choose (rules.py). And the
+    experiment's own generator: small budgets swap the default network for a small one, but a
+    recipe that is about a network (``edsr_baseline``) keeps it.
+    """
     given = {override.key_or_group for override in words.groups}
     theirs = overridden(groups, "experiment", chosen(words, groups, "experiment"))
-    if "budget" in given or "budget" in theirs:
-        return []
-    data = chosen(words, groups, "data")
-    if "data" in theirs and "data" not in given:
-        data = theirs["data"][0]
-    return ["budget=demo"] if data == "demo" else []
+    implied = []
+    generator = str(theirs["generator"][0]) if "generator" in theirs else ""
+    if "generator" not in given and generator in groups.options("generator"):
+        implied.append(f"generator={generator}")
+    if "budget" not in given and "budget" not in theirs:
+        data = chosen(words, groups, "data")
+        if "data" in theirs and "data" not in given:
+            data = theirs["data"][0]
+        implied += ["budget=demo"] if data == "demo" else []
+    return implied
 
 
 def _check_option(groups: Groups, group: str, option: object, where: str) -> Iterator[ConfigError]:

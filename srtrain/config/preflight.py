@@ -19,7 +19,7 @@ from srtrain.config.facts import Facts
 from srtrain.config.groups import Groups
 from srtrain.config.keys import Reference, check_component, check_tree
 from srtrain.config.location import conf_dir
-from srtrain.config.options import check_options, implied_budget
+from srtrain.config.options import check_options, implied_words
 from srtrain.config.problems import refuse
 from srtrain.config.reference import Sources, sources
 from srtrain.config.resume import saved_run
@@ -51,9 +51,9 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
         config, choices = saved
         reference = Reference(_plain(config), _terms(config))
     else:
-        budget = implied_budget(parsed, groups)
-        written += budget
-        config, choices = _compose(parsed, budget, groups, config_dirs, problems)
+        implied = implied_words(parsed, groups)
+        written += implied
+        config, choices = _compose(parsed, implied, groups, config_dirs, problems)
         origin = sources(groups, choices)
         reference = Reference(origin.tree, _terms(config))
         problems += _check_files(origin, reference, groups)
@@ -76,7 +76,7 @@ def _sweeps(words: Words) -> Iterator[ConfigError]:
 
 def _compose(
     words: Words,
-    budget: list[str],
+    implied: list[str],
     groups: Groups,
     config_dirs: Sequence[Path],
     problems: list[SrtrainError],
@@ -92,11 +92,11 @@ def _compose(
     if places - set(lines):  # something inside the experiment file
         good = [line for line in good if not line.startswith("experiment=")]
     try:
-        composed = compose([*good, *budget], config_dirs=config_dirs)
+        composed = compose([*good, *implied], config_dirs=config_dirs)
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split("Config search path")[0].split())
         problems.append(ConfigError(reason, where=" ".join(good), fix="srtrain --help lists all"))
-        composed = compose(budget)
+        composed = compose(implied)
     return composed.config, dict(composed.choices)
 
 
