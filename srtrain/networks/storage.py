@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
     try:
-        write_atomic(path, buffer.getbuffer().tobytes())
+        write_atomic(path, buffer.getvalue())
         pointer = {"file": path.name, "step": content["step"], "sha256": sha256_of(path)}
         write_json(path.parent / POINTER, pointer)
     except OSError as error:
@@ -90,11 +92,15 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        first = str(error).replace("\n", " ")
+        # torch's own message recommends weights_only=False: only what it found is passed on.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        asked = f": it asks for {found[1]}" if found else ""
         raise StorageError(
-            f"unsafe or broken pickle: {first[:160]}",
+            f"unsafe or broken pickle{asked}",
             where=str(path),
             fix="nothing was executed; ask for a file that holds plain tensors, or .safetensors",
         ) from error
@@ -127,8 +133,7 @@ def resolve(path: Path) -> Path:
             )
         return found
     if path.name == POINTER and path.is_file():
-        pointed = path.parent / str(read_json(path)["file"])
-        return resolve(path.parent) if not pointed.is_file() else pointed
+        return _pointed(path) or resolve(path.parent)
     if not path.is_file():
         raise StorageError("no such file or folder", where=str(path), fix="check the path")
     return path
@@ -140,7 +145,7 @@ def newest_valid(run_dir: Path) -> Path | None:
     Torn files are passed over: names carry the step, content decides.
     """
     folder = run_dir / "checkpoints" if (run_dir / "checkpoints").is_dir() else run_dir
-    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
+    for path in reversed(by_step(folder)):
         try:
             read_checkpoint(path)
         except StorageError:
@@ -150,5 +155,20 @@ def newest_valid(run_dir: Path) -> Path | None:
 
 
 def checkpoint_name(step: int) -> str:
-    """``step-000123.ckpt``: sorts by step up to a million, and by length beyond."""
+    """``step-000123.ckpt``; from a million on one digit more."""
     return f"step-{step:06d}.ckpt"
+
+
+def by_step(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest first."""
+    return sorted(folder.glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
+
+
+def _pointed(pointer: Path) -> Path | None:
+    """The file that the pointer ``last`` names, if it is there and has the recorded content."""
+    try:
+        content = read_json(pointer)
+        path = pointer.parent / Path(content["file"]).name
+        return path if sha256_of(path) == content["sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

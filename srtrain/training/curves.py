@@ -32,7 +32,8 @@ def plot_curves(folder: RunFolder) -> Path | None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _lines(left, losses, "raw loss terms")
-    left.set_yscale("log")
+    if any(value > 0 for points in losses.values() for _, value in points):
+        left.set_yscale("log")
     _lines(right, {k: v for k, v in series.items() if k.endswith("/psnr_y")}, "Y-PSNR [dB]")
     path = folder.path / "curves.png"
     buffer = io.BytesIO()

@@ -1,0 +1,219 @@
+"""The run folder: proven writable before any work, locked, and readable after any end."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import resource
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from srtrain.errors import ConfigError, StorageError
+from srtrain.files import read_json
+from srtrain.training.curves import plot_curves
+from srtrain.training.pictures import save_png
+from srtrain.training.run_folder import RunFolder
+from srtrain.training.summary import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder(tmp_path / "runs" / "one")
+    made.create()
+    return made
+
+
+def test_create_leaves_empty_folders(folder: RunFolder) -> None:
+    folder.create()  # again: a run that is continued
+    assert sorted(path.name for path in folder.path.rglob("*")) == ["checkpoints", "samples"]
+
+
+def _blocked(tmp_path: Path) -> Path:
+    """A file where a folder should be: refused for root too, as permissions are not."""
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "run"
+
+
+@pytest.mark.parametrize(
+    "place", [_blocked, lambda tmp_path: _blocked(tmp_path).parent, lambda _: Path("/proc/srtrain")]
+)
+def test_unwritable_place_is_refused(place: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = place(tmp_path)
+    with pytest.raises(StorageError, match="cannot write to the run folder") as caught:
+        RunFolder(path).create()
+    assert caught.value.where == str(path)
+    assert caught.value.exit_code == 4
+
+
+def test_command_refuses_it_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from srtrain.cli import build
+    from srtrain.cli.main import main
+    from tests.training import draw_sets, words
+
+    monkeypatch.setattr(build, "make_generator", lambda _: pytest.fail("work was begun"))
+    path = _blocked(tmp_path)
+    assert main(words(draw_sets(tmp_path), path)) == 4
+    message = capsys.readouterr().err
+    assert message.startswith("srtrain: error: cannot write to the run folder: Not a directory")
+    assert str(path) in message
+    assert "Traceback" not in message
+
+
+def test_lock_names_its_holder_and_goes_with_it(folder: RunFolder) -> None:
+    with folder.locked():
+        second = RunFolder(folder.path)
+        held = pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on")
+        with held, second.locked():
+            pytest.fail("two holders")
+    with folder.locked():
+        pass
+
+
+def test_lock_of_a_dead_process_is_free(folder: RunFolder) -> None:
+    child = os.fork()
+    if child == 0:
+        with folder.locked():
+            os._exit(1)
+    os.waitpid(child, 0)
+    with folder.locked():
+        assert f"process {os.getpid()} " in (folder.path / ".lock").read_text()
+
+
+def test_metrics_round_trip(folder: RunFolder) -> None:
+    assert folder.read_metrics() == []
+    folder.append_metrics(1, {"train/loss": 0.1, "train/pixel": 1e-30})
+    folder.append_metrics(2, {"val/a, b/psnr_y": math.inf})
+    assert folder.read_metrics() == [
+        (1, "train/loss", 0.1),
+        (1, "train/pixel", 1e-30),
+        (2, "val/a, b/psnr_y", math.inf),
+    ]
+    with folder.metrics.open(newline="") as stream:
+        assert next(csv.reader(stream)) == ["step", "name", "value"]
+
+
+def test_any_torn_end_is_passed_over(folder: RunFolder) -> None:
+    folder.append_metrics(1, {"train/loss": 0.5})
+    whole = folder.metrics.stat().st_size
+    folder.append_metrics(2, {"train/loss": 3.25e-07})
+    content = folder.metrics.read_bytes()
+    for size in range(whole, len(content)):
+        folder.metrics.write_bytes(content[:size])
+        assert folder.read_metrics() == [(1, "train/loss", 0.5)]
+
+
+def test_cut_drops_what_lies_beyond(folder: RunFolder) -> None:
+    for step in (1, 2, 3):
+        folder.append_metrics(step, {"train/loss": float(step)})
+    with folder.metrics.open("a") as stream:
+        stream.write("4,train/lo")
+    folder.cut_metrics(2)
+    folder.append_metrics(3, {"train/loss": 9.0})
+    assert [(step, value) for step, _, value in folder.read_metrics()] == [(1, 1), (2, 2), (3, 9)]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: folder.write_config("x" * 4000),
+        lambda folder: folder.write_summary({"x": "x" * 4000}),
+        lambda folder: folder.append_metrics(2, {"x" * 4000: 1.0}),
+        lambda folder: save_png(Image.effect_noise((99, 99), 99), folder, "noise"),
+        plot_curves,
+    ],
+    ids=["config", "summary", "metrics", "picture", "curves"],
+)
+def test_full_disk_is_a_storage_error(
+    write: Callable[[RunFolder], object], folder: RunFolder
+) -> None:
+    folder.append_metrics(1, {"train/loss": 0.5})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(StorageError, match="cannot write: File too large") as caught:
+            write(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(folder.path) in caught.value.where
+    assert folder.read_metrics() == [(1, "train/loss", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "drawn"),
+    [
+        ([], False),
+        ([(0, "val/a/psnr_y", 30.0)], False),
+        ([(1, "train/loss", 0.5)], True),
+        ([(1, "train/loss", 0.0), (1, "train/grad_norm", 1.0)], True),
+        ([(0, "bicubic/a/psnr_y", 30.0), (1, "train/a", math.nan), (2, "val/a/psnr_y", 3.0)], True),
+    ],
+)
+def test_curves(rows: list[tuple[int, str, float]], drawn: bool, folder: RunFolder) -> None:
+    for step, name, value in rows:
+        folder.append_metrics(step, {name: value})
+    path = plot_curves(folder)
+    assert (path is not None) == drawn
+    if path is not None:
+        with Image.open(path) as image:
+            assert image.size == (1320, 504)  # 11 x 4.2 inches at 120 dpi
+
+
+def _summary(folder: RunFolder, *, continued: bool) -> Summary:
+    records = SimpleNamespace(shares={"loss": {"pixel": 1.0}}, samples_per_second=12.3456)
+    checkpointing = SimpleNamespace(last_step=None if not continued else 7, best={})
+    return Summary(folder, records, checkpointing, continued=continued)  # type: ignore[arg-type]
+
+
+def _state(psnr: float) -> tuple[Any, Any]:
+    validation = SimpleNamespace(
+        val={"a": {"psnr_y": psnr}},
+        bicubic={"a": {"psnr_y": 28.0}},
+        metrics=SimpleNamespace(protocol={"border": 4}),
+    )
+    module = SimpleNamespace(validation=validation, loss=SimpleNamespace(weights={"pixel": 1.0}))
+    return SimpleNamespace(is_global_zero=True, global_step=7), module
+
+
+def test_summary(folder: RunFolder) -> None:
+    _summary(folder, continued=False).write(*_state(29.5))
+    written = read_json(folder.summary)
+    assert written.pop("seconds") >= 0
+    assert written == {
+        "generator_steps": 7,
+        "discriminator_steps": 0,
+        "checkpoint": None,
+        "best": None,
+        "val": {"a": {"psnr_y": 29.5}},
+        "bicubic": {"a": {"psnr_y": 28.0}},
+        "protocol": {"border": 4},
+        "loss": {"weights": {"pixel": 1.0}, "loss": {"pixel": 1.0}},
+        "samples_per_second": 12.35,
+    }
+
+
+def test_summary_adds_up_the_seconds_of_a_continued_run(folder: RunFolder) -> None:
+    folder.write_summary({"seconds": 1000.0})
+    _summary(folder, continued=True).write(*_state(math.inf))
+    written = read_json(folder.summary)
+    assert 1000.0 <= written["seconds"] < 1100.0
+    assert written["checkpoint"] == "checkpoints/step-000007.ckpt"
+    assert written["val"]["a"]["psnr_y"] is None  # infinity is no JSON number
+    _summary(folder, continued=False).write(*_state(29.5))
+    assert read_json(folder.summary)["seconds"] < 100.0
+
+
+def test_other_ranks_write_no_summary(folder: RunFolder) -> None:
+    trainer, module = _state(29.5)
+    trainer.is_global_zero = False
+    _summary(folder, continued=False).write(trainer, module)
+    assert not folder.summary.exists()
