@@ -15,7 +15,7 @@ from srtrain.training.ema import EMA
 TRAINER: Any = None  # EMA asks nothing of it
 
 
-def _module(net: nn.Module) -> Any:
+def _module(net: nn.Module) -> SimpleNamespace:
     return SimpleNamespace(generator=SimpleNamespace(net=net))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LambdaLR
 
 
-def _rates(schedule: Callable[..., LambdaLR], *, max_steps: int, **options: Any) -> list[float]:
+def _rates(schedule: Callable[..., LambdaLR], *, max_steps: int, **options: object) -> list[float]:
     """The rate used at each step, for a base rate of 1; one more is what Lightning leaves."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = schedule(optimizer, max_steps=max_steps, **options)

@@ -93,7 +93,9 @@ def test_all_ranks_hold_the_same_bits(ranks: list[dict]) -> None:
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("strategy", [SingleDeviceStrategy(), FlatDDP()], ids=["single", "one rank"])
+@pytest.mark.parametrize(
+    "strategy", [SingleDeviceStrategy(), FlatDDP()], ids=["single", "one rank"]
+)
 def test_one_process_is_left_alone(strategy: SingleDeviceStrategy | FlatDDP) -> None:
     net = _net(seed=0)
     _fill(net, rank=0)

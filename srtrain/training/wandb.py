@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import netrc
 import os
@@ -94,62 +95,55 @@ def wandb_logger(
     if mode == "disabled":
         return None
     try:
-        return Wandb(_start(run_dir, project, entity, name, tags, mode), run_dir=run_dir)
+        folder = run_dir / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            "dir": str(run_dir),
+            "project": project,
+            "entity": entity,
+            "name": name or run_dir.name,
+            "tags": list(tags),
+            "id": _run_id(folder),
+            "resume": "allow",
+        }
+        run = (_start_online(run_dir, options) if mode == "online" else None) or _start(options)
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP)
+        return Wandb(run, run_dir=run_dir)
     except Exception as error:  # whatever it is, the run goes on
         log.warning("W&B is left out: %s", _brief(error))
         return None
 
 
-def _start(
-    run_dir: Path,
-    project: str,
-    entity: str | None,
-    name: str | None,
-    tags: Sequence[str],
-    mode: Mode,
-) -> Run:
-    """The run, online if possible; only its own failure to start offline comes out."""
+def _start_online(run_dir: Path, options: dict[str, Any]) -> Run | None:
+    """A run on the server; None and a warning when that cannot be."""
+    problem = _problem(_base_url())
+    if problem is None:
+        try:
+            return _start(options, mode="online")
+        except Exception as error:  # the probe saw nothing, wandb did
+            import wandb
+
+            wandb.teardown()  # its service still holds the run id
+            problem = _brief(error)
+    log.warning("W&B: %s; logging offline. %s", problem, _sync_hint(run_dir))
+    return None
+
+
+def _start(options: dict[str, Any], *, mode: Literal["online", "offline"] = "offline") -> Run:
+    """``wandb.init`` without a word on the terminal."""
     import wandb
 
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # W&B's own telemetry
     wandb.setup(wandb.Settings(silent=True))
-    folder = run_dir / "wandb"
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def init(mode: Mode) -> Run:
-        return wandb.init(
-            dir=str(run_dir),
-            project=project,
-            entity=entity,
-            name=name or run_dir.name,
-            tags=list(tags),
-            id=_run_id(folder),
-            resume="allow",
-            mode=mode,
-            settings=wandb.Settings(
-                init_timeout=INIT_S,
-                finish_timeout=FINISH_S,
-                reinit="finish_previous",  # one process may train several runs
-                silent=True,
-                console="off",
-            ),
-        )
-
-    run = None
-    if mode == "online":
-        problem = _problem(_base_url())
-        try:
-            run = None if problem else init("online")
-        except Exception as error:  # the probe saw nothing, wandb did
-            problem = _brief(error)
-            wandb.teardown()  # its service still holds the run id
-            wandb.setup(wandb.Settings(silent=True))
-        if problem:
-            log.warning("W&B: %s; logging offline. %s", problem, _sync_hint(run_dir))
-    run = run or init("offline")
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP)
-    return run
+    settings = wandb.Settings(
+        init_timeout=INIT_S,
+        finish_timeout=FINISH_S,
+        reinit="finish_previous",  # one process may train several runs
+        silent=True,
+        console="off",
+    )
+    return wandb.init(**options, mode=mode, settings=settings)
 
 
 def _mode_from_environment() -> Mode:
@@ -168,7 +162,9 @@ def _key(base_url: str) -> str | None:
     if os.environ.get("WANDB_API_KEY"):
         return os.environ["WANDB_API_KEY"]
     try:
-        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(base_url).hostname or "")
+        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(
+            urlsplit(base_url).hostname or ""
+        )
     except (OSError, netrc.NetrcParseError):
         return None
     return entry[2] if entry else None
@@ -179,7 +175,7 @@ def _problem(base_url: str) -> str | None:
     key = _key(base_url)
     if key is None:
         return f"no API key for {base_url} (wandb login)"
-    question = Request(  # noqa: S310 - the scheme is the user's
+    question = Request(
         f"{base_url}/graphql",
         data=b'{"query": "query { viewer { id } }"}',
         headers={
@@ -188,14 +184,17 @@ def _problem(base_url: str) -> str | None:
         },
     )
     try:
-        with urlopen(question, timeout=PROBE_S):  # noqa: S310
-            return None
+        with urlopen(question, timeout=PROBE_S) as answer:
+            viewer = json.load(answer)["data"]["viewer"]
     except HTTPError as error:
         if error.code in {401, 403}:
             return f"{base_url} refuses the API key ({error.code})"
         return f"{base_url} answers {error.code}"
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return f"{base_url} is not reachable ({_brief(getattr(error, 'reason', error))})"
+    except (ValueError, KeyError, TypeError):  # a wrong answer can make W&B's own service crash
+        return f"{base_url} is no W&B server"
+    return None if viewer else f"{base_url} does not know the API key"
 
 
 def _run_id(folder: Path) -> str:
