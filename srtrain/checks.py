@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def same_shape(sr: Tensor, hr: Tensor) -> None:
-    """Raises ValueError unless both images have one shape; broadcasting would hide a wrong scale."""
+    """Raises ValueError unless the shapes agree; broadcasting would hide a wrong scale."""
     if sr.shape != hr.shape:
         raise ValueError(
             f"sr {tuple(sr.shape)} and hr {tuple(hr.shape)} must have one shape; is `scale` right?"
