@@ -19,4 +19,5 @@ def luma(rgb: Tensor) -> Tensor:
     if rgb.shape[-3] != 3:
         raise ValueError(f"luma needs 3 channels, got {tuple(rgb.shape)}; repeat gray ones first")
     red, green, blue = rgb.split(1, dim=-3)
-    return (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
+    y: Tensor = (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
+    return y

@@ -60,13 +60,14 @@ def loss_table(
         table.add_column(title, justify="left" if title in {"term", ""} else "right")
     for name, weight in weights.items():
         ratio = gradient_ratios.get(name)
+        leads = ["leads the pixel terms"] if ratio is not None and ratio > 1 else []
         table.add_row(
             name,
             f"{weight:g}",
             f"{latest.get(f'train/{name}', float('nan')):.6f}",
             f"{latest.get(f'train/share/{name}', float('nan')):.1%}",
             "1" if ratio is None else f"{ratio:.2f}",
-            notes.get(name, ""),
+            " · ".join([*leads, *([notes[name]] if name in notes else [])]),
         )
     return table
 
