@@ -13,6 +13,7 @@ NOISE = (
     r".*isinstance\(treespec, LeafSpec\).* is deprecated.*",
     r".*does not have many workers.*",
     r".*torch\.jit\.script.* is deprecated.*",
+    r".*`srun` command is available on your system but is not used.*",
     r".*torch\.meshgrid: in an upcoming release.*",
     r".*Consider setting `persistent_workers=True`.*",
     r".*`training_step` returned `None`.*",

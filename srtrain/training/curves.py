@@ -7,11 +7,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from matplotlib.axes import Axes
 
     from srtrain.training.run_folder import RunFolder
+
+MANY = 60  # points; beyond, single batches hide the trend
+WINDOW = 10
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -22,6 +26,8 @@ def plot_curves(folder: RunFolder) -> Path | None:
     for step, name, value in folder.read_metrics():
         series[name].append((step, value))
     losses = {name: points for name, points in series.items() if _is_loss(name)}
+    if len(losses) == 2:  # the total, and the one term that it is
+        losses.pop("train/loss", None)
     if not losses:
         return None
     # The object interface: no global state, no display needed.
@@ -42,6 +48,10 @@ def plot_curves(folder: RunFolder) -> Path | None:
     return path
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _is_loss(name: str) -> bool:
     parts = name.split("/")
     others = {"learning_rate", "grad_norm", "samples_per_second"}
@@ -53,8 +63,14 @@ def _lines(axes: Axes, series: Series, title: str) -> None:
         label = name.removeprefix("train/").removesuffix("/psnr_y")
         if name.startswith("bicubic/"):
             axes.axhline(points[-1][1], linestyle="--", color="0.5", label=label)
-        else:
-            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+            continue
+        steps, values = zip(*points, strict=True)
+        if len(points) <= MANY:
+            axes.plot(steps, values, marker=".", label=label)
+            continue
+        (raw,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
+        smooth = [_mean(values[max(0, i - WINDOW) : i + WINDOW + 1]) for i in range(len(values))]
+        axes.plot(steps, smooth, color=raw.get_color(), label=f"{label}, running mean")
     axes.set_title(title)
     axes.set_xlabel("generator step")
     axes.grid(alpha=0.3)
