@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,15 @@ class Logged:
         return {row["generator_step"]: row[name] for row in self.rows if name in row}
 
 
-def read_wandb(path: Path) -> Logged:
-    """The content of one ``run-<id>.wandb``."""
+def read_wandb(path: Path, *, patience: float = 20.0) -> Logged:
+    """The content of one ``run-<id>.wandb`` that has ended: W&B's service writes a little later."""
+    until = time.monotonic() + patience
+    while not (logged := _read(path)).finished and time.monotonic() < until:
+        time.sleep(0.1)
+    return logged
+
+
+def _read(path: Path) -> Logged:
     logged = Logged()
     for payload in _payloads(path.read_bytes()):
         record = Record()
@@ -61,7 +69,7 @@ def _items(items: Iterable[Any]) -> dict[str, Any]:
 
 def _payloads(data: bytes) -> Iterator[bytes]:
     """The records of LevelDB's log format, behind W&B's header of 7 bytes."""
-    assert data[:4] == b":W&B"
+    assert data[:4] in {b"", b":W&B"}
     position, pieces = HEADER.size, b""
     while position + HEADER.size <= len(data):
         left = BLOCK - position % BLOCK

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "online", "offline", "disabled"]
 PROBE_S = 3.0  # seconds until a server that does not answer counts as unreachable
 INIT_S = 5.0
-FINISH_S = 8.0  # what was not uploaded by then stays on disk for `wandb sync`
+FINISH_S = 5.0  # what was not uploaded by then stays on disk for `wandb sync`
 STEP = "generator_step"
 
 log = logging.getLogger("srtrain")
@@ -139,6 +139,7 @@ def _start(options: dict[str, Any], *, mode: Literal["online", "offline"] = "off
     settings = wandb.Settings(
         init_timeout=INIT_S,
         finish_timeout=FINISH_S,
+        finish_timeout_raises=True,
         reinit="finish_previous",  # one process may train several runs
         silent=True,
         console="off",
