@@ -102,11 +102,27 @@ def test_passed(changes: dict[str, Any]) -> None:
     assert problems(changes) == []
 
 
-def test_ranks_under_torchrun_and_slurm() -> None:
-    assert len(problems({}, WORLD_SIZE="3")) == 1
-    assert len(problems({}, SLURM_NTASKS="3", SLURM_PROCID="0")) == 1
+@pytest.mark.parametrize(
+    ("changes", "environ", "said"),
+    [
+        ({}, {"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but trainer.devices × trainer.num"),
+        ({"trainer.devices": 2}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, "= 2 × 1"),
+        ({"trainer.strategy": "single", "trainer.devices": 2}, {"WORLD_SIZE": "2", "RANK": "0"},
+         "add trainer=ddp"),
+    ],
+)  # fmt: skip
+def test_ranks_given_and_asked_for_disagree(
+    changes: dict[str, Any], environ: dict[str, str], said: str
+) -> None:
+    (problem,) = problems(changes, **environ)
+    assert said in str(problem)
+    assert problem.exit_code == 2
+
+
+def test_ranks_given_are_those_asked_for() -> None:
+    assert problems({"trainer.devices": 2}, WORLD_SIZE="2", RANK="0") == []
+    assert problems({"trainer.devices": 2}, SLURM_NTASKS="2", SLURM_PROCID="0") == []
     assert problems({}, SLURM_NTASKS="3") == []  # an interactive allocation, not srun
-    assert problems({"trainer.devices": 3}, WORLD_SIZE="4") == []
 
 
 def test_only_data_demo_goes_without_budget() -> None:

@@ -1,45 +1,53 @@
-"""Several devices on one node: one process each, through torchrun's own API."""
+"""Several devices on one node, one process each through torchrun's own API; what ranks share."""
 
 from __future__ import annotations
 
 import os
 import sys
 import uuid
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtrain.errors import ConfigError, DistributedError, SrtrainError
+from srtrain.ranks import launched, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from srtrain.training.loop import TrainerOptions
 
+AGREE = timedelta(minutes=1)
 KNOWN_CODES = {cls.exit_code: cls for cls in SrtrainError.__subclasses__()}
 
 
-def rank() -> int:
-    """This process's number among all ranks; 0 where nobody launched several."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
-def launched() -> bool:
-    """Whether torchrun or srun started this process as one of several."""
-    several = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return "TORCHELASTIC_RUN_ID" in os.environ or several
-
-
 def must_launch(options: TrainerOptions) -> bool:
-    """Whether this process should start the ranks instead of being one.
-
-    Raises: ConfigError when several devices are asked for without a strategy for them.
-    """
-    if options.devices * options.num_nodes > 1 and options.strategy == "single":
-        raise ConfigError(
-            f"trainer.devices={options.devices} with one process",
-            where="trainer",
-            fix="add trainer=ddp",
-        )
+    """Whether this process should start the ranks instead of being one."""
     return options.strategy == "ddp" and options.devices > 1 and not launched()
+
+
+def agree_on(folder: Path) -> Path:
+    """Rank 0's folder on every rank: under torchrun each would name a new one by its own clock.
+
+    Raises: DistributedError when rank 0 does not say within a minute.
+    """
+    from torch.distributed import DistStoreError, TCPStore
+
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return folder
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    key = f"srtrain/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store = TCPStore(host, port, is_master=False, timeout=AGREE)
+        if rank() == 0:
+            store.set(key, str(folder))
+        return Path(store.get(key).decode())
+    except DistStoreError as error:
+        raise DistributedError(
+            f"rank {rank()} did not hear the run folder from rank 0",
+            where=f"{host}:{port}",
+            fix="its own message says why, or the ranks cannot reach each other",
+        ) from error
 
 
 def launch(options: TrainerOptions, words: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from srtrain.cli.resume import (
 from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError, InterruptedRunError, PreemptedError
 from srtrain.files import read_json
+from srtrain.ranks import rank
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
 from srtrain.training.interrupt import Interrupt
@@ -65,7 +66,8 @@ def run(
         words = [word for word in argv if not word.startswith("run_dir=")]
         launch.launch(options, [*words, f"run_dir={folder.path}"])
         return None
-    leader = launch.rank() == 0
+    folder = RunFolder(launch.agree_on(folder.path))
+    leader = rank() == 0
     if leader:
         folder.create()
     console = make_console(quiet=not leader)
@@ -139,7 +141,7 @@ def _trainer(run: Run, module: SupervisedSR, files: OneFile, *, resumed: bool) -
         Summary(folder, records, checkpointing, continued=resumed),
         Interrupt(checkpointing),
     ]
-    loggers = build.make_loggers(config, folder) if launch.rank() == 0 else []
+    loggers = build.make_loggers(config, folder) if rank() == 0 else []
     for logger in loggers:
         logger.log_hyperparams(build.plain(config))
     return make_trainer(

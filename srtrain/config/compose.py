@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from srtrain.config.location import conf_dir
+from srtrain.ranks import granted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -77,8 +78,13 @@ def hydra_ready() -> Iterator[None]:
 
 
 def register_resolvers() -> None:
-    """``${mul:a,b}``: the product, e.g. a patch of 48 LR pixels in HR pixels."""
+    """What a configuration may compute.
+
+    ``${mul:a,b}``: the product, e.g. a patch of 48 LR pixels in HR pixels. ``${ranks:per_node}``,
+    ``${ranks:nodes}``: what torchrun or SLURM gives this run, else 1.
+    """
     OmegaConf.register_new_resolver("mul", _product, replace=True)
+    OmegaConf.register_new_resolver("ranks", _ranks, replace=True)
 
 
 def _product(*factors: float) -> float:
@@ -86,3 +92,8 @@ def _product(*factors: float) -> float:
     for factor in factors:
         product *= factor
     return product
+
+
+def _ranks(what: Literal["per_node", "nodes"]) -> int:
+    given = granted()
+    return 1 if given is None else int(getattr(given, what))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from srtrain.config.nearest import did_you_mean, nearest
 from srtrain.config.places import places
 from srtrain.errors import ConfigError, SrtrainError
+from srtrain.ranks import granted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,20 +115,29 @@ def perceptual_share(facts: Facts) -> Iterator[SrtrainError]:
 
 
 def ranks(facts: Facts) -> Iterator[SrtrainError]:
-    """The global batch is split evenly over ranks and accumulation steps."""
-    batch, accumulate = facts.number("data.batch_size"), facts.number("trainer.accumulate")
+    """The ranks asked for are those given; the global batch is split evenly over them."""
     devices, nodes = facts.number("trainer.devices"), facts.number("trainer.num_nodes")
-    if not (batch and accumulate and devices and nodes):
+    if not (devices and nodes):
         return
-    if facts.get("trainer.strategy") == "single":
-        if devices * nodes > 1:
-            what = f"{devices * nodes:g} devices but one process"
-            yield ConfigError(what, where="trainer.devices", fix="add trainer=ddp")
-        world = 1.0
-    else:
-        world = _world_size(facts.environ) or devices * nodes
-    parts = world * accumulate
-    if parts >= 1 and batch % parts:
+    asked = f"trainer.devices × trainer.num_nodes = {devices:g} × {nodes:g}"
+    given, world = granted(facts.environ), devices * nodes
+    if given and given.total != world:
+        what = f"{given.said}={given.total}, but {asked}"
+        fix = f"leave both out, or set trainer.devices={given.per_node}"
+        fix += f" trainer.num_nodes={given.nodes}" * (given.nodes > 1)
+        yield ConfigError(what, where="trainer.devices", fix=fix)
+        world = given.total
+    if world > 1 and facts.get("trainer.strategy") == "single":
+        what = f"{world:g} devices but one process"
+        yield ConfigError(what, where="trainer.devices", fix="add trainer=ddp")
+        return
+    yield from _split(facts, world)
+
+
+def _split(facts: Facts, world: float) -> Iterator[SrtrainError]:
+    batch, accumulate = facts.number("data.batch_size"), facts.number("trainer.accumulate")
+    parts = world * (accumulate or 0)
+    if batch and parts >= 1 and batch % parts:
         what = f"data.batch_size={batch:g} cannot be split over {world:g} ranks × {accumulate:g}"
         fix = f"choose a multiple of {parts:g} (ranks × trainer.accumulate)"
         yield ConfigError(what, where="data.batch_size", fix=fix)
@@ -164,13 +174,6 @@ def lpips(facts: Facts) -> Iterator[SrtrainError]:
     if facts.get("metrics.lpips.features") and not facts.get("metrics.lpips.net"):
         fix = "add metrics.lpips.net=squeeze | alex | vgg"
         yield ConfigError("features of no net", where="metrics.lpips.features", fix=fix)
-
-
-def _world_size(environ: Mapping[str, str]) -> float | None:
-    for name in ("WORLD_SIZE", "SLURM_NTASKS" if "SLURM_PROCID" in environ else ""):
-        if environ.get(name, "").isdigit():
-            return float(environ[name])
-    return None
 
 
 RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (

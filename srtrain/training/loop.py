@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
-from srtrain.training.strategy import FlatDDP
+from srtrain.training.strategy import FlatDDP, cluster_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +25,6 @@ __all__ = [  # Lightning's own names: cli/ uses them from here
     "TrainerOptions",
     "make_trainer",
     "seed_networks",
-    "under_slurm",
 ]
 
 
@@ -66,11 +63,6 @@ def seed_networks(seed: int) -> None:
     seed_everything(seed, verbose=False)
 
 
-def under_slurm() -> bool:
-    """Whether srun started this process."""
-    return "SLURM_PROCID" in os.environ and "SLURM_NTASKS" in os.environ
-
-
 def make_trainer(
     options: TrainerOptions,
     *,
@@ -80,9 +72,6 @@ def make_trainer(
     checkpoint_io: OneFile,
 ) -> Trainer:
     """A Trainer with every automatic switched off that srtrain does itself."""
-    plugins: list[Any] = [checkpoint_io]
-    if under_slurm() and options.strategy == "ddp":
-        plugins.append(SLURMEnvironment(auto_requeue=False))
     return Trainer(
         max_steps=options.max_steps,
         max_epochs=-1,
@@ -101,7 +90,7 @@ def make_trainer(
         enable_model_summary=False,
         callbacks=list(callbacks),
         logger=list(loggers) or False,
-        plugins=plugins,
+        plugins=[checkpoint_io, cluster_environment()],
         default_root_dir=run_dir,
     )
 

@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy
 
+from srtrain.ranks import by_srun, launched
+
 if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
     from lightning.pytorch.strategies import Strategy
     from torch import nn
+
+
+class Srun(SLURMEnvironment):
+    """The ranks of one srun step.
+
+    Unlike the stock one: `srun -n2` is as good as `--ntasks-per-node=2`, nobody but
+    ``train.sbatch`` requeues, and two steps of one job meet at places of their own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(auto_requeue=False)
+
+    @property
+    def main_address(self) -> str:
+        """The node of rank 0, unless ``MASTER_ADDR`` says another."""
+        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
+        return os.environ.get("MASTER_ADDR") or self.resolve_root_node_address(nodes)
+
+    @property
+    def main_port(self) -> int:
+        """10000…29999, from the job and step, unless ``MASTER_PORT`` says another."""
+        job, step = (int(os.environ.get(f"SLURM_{part}_ID", "0")) for part in ("JOB", "STEP"))
+        return int(os.environ.get("MASTER_PORT") or 10_000 + (101 * job + step) % 20_000)
+
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        """Nothing: the pre-flight has compared what was asked for with what srun started."""
+
+    @staticmethod
+    def _validate_srun_variables() -> None:
+        """Nothing: the stock check wants --ntasks-per-node and calls --ntasks a mistake."""
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """Who started the ranks; never guessed by Lightning, which takes any allocation for srun."""
+    if by_srun():
+        return Srun()
+    return TorchElasticEnvironment() if launched() else LightningEnvironment()
 
 
 class FlatDDP(DDPStrategy):

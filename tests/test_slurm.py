@@ -1,0 +1,129 @@
+"""Under a real Slurm: two tasks are one rank; a signalled job saves, is requeued and ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from srtrain.files import read_json
+from srtrain.training.run_folder import RunFolder
+from tests.conftest import ROOT
+from tests.slurm import Slurm, missing, one_node
+from tests.training import draw_sets, train, weights, words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(missing()), reason="needs slurm-wlm and munge"),
+]
+RANKS = ("trainer=ddp", "trainer.devices=2")
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    with one_node() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sets(tmp_path_factory.mktemp("images"))
+
+
+def _words(images: Path, *extra: str) -> list[str]:
+    """The command without a run folder: the job's number names it."""
+    return [w for w in words(images, Path(), *extra) if not w.startswith("run_dir=")]
+
+
+def _environ(cwd: Path) -> dict[str, str]:
+    """For a process that srun starts in ``cwd``: this Python, this checkout."""
+    tools = cwd / "bin"
+    tools.mkdir(exist_ok=True)
+    if not (tools / "python").exists():
+        (tools / "python").symlink_to(sys.executable)
+    return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_two_tasks_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
+    one = train(images, tmp_path / "one")
+    command = ("srun", "-n2", sys.executable, "-m", "srtrain", *_words(images, *RANKS))
+    told = slurm.run(*command, cwd=tmp_path, env=_environ(tmp_path))
+    (path,) = (tmp_path / "outputs").glob("*/*")
+    two = RunFolder(path)
+    assert path.name.startswith("slurm-")
+    assert told.count("experiment") == 1  # one rank speaks
+    for name, value in weights(one, 6).items():
+        torch.testing.assert_close(weights(two, 6)[name], value, atol=1e-6, rtol=0)
+    ours, theirs = read_json(two.summary), read_json(one.summary)
+    for figures in ("val", "bicubic"):
+        assert ours[figures]["tiny"] == pytest.approx(theirs[figures]["tiny"], rel=1e-6, abs=1e-6)
+    assert _files(two) == _files(one)
+    assert _rows(two) == _rows(one)
+
+
+def test_signalled_job_is_requeued_and_ends(slurm: Slurm, images: Path, tmp_path: Path) -> None:
+    asked = _words(
+        images,
+        *RANKS,
+        "trainer.max_steps=3000",
+        "trainer.val_every_n_steps=1500",
+        "checkpoint.every_n_steps=1000",
+    )
+    script = str(ROOT / "scripts" / "slurm" / "train.sbatch")
+    options = ("--parsable", "--ntasks-per-node=2", "--cpus-per-task=1")
+    environ = _environ(tmp_path)
+    environ["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{slurm.environ['PATH']}"
+    job = slurm.run("sbatch", *options, script, *asked, cwd=tmp_path, env=environ).strip()
+    log = tmp_path / f"slurm-{job}.out"
+    folder = RunFolder(tmp_path / "outputs" / "default" / f"slurm-{job}")
+    _wait(lambda: _last_step(folder) > 100, slurm, job, log)
+    slurm.run("scancel", "--signal=USR1", job, cwd=tmp_path)
+    _wait(lambda: slurm.job(job)["Restarts"] == "1", slurm, job, log)
+    assert "stopped by SIGUSR1, saved step" in log.read_text()
+    saved = folder.checkpoints / read_json(folder.checkpoints / "last")["file"]
+    stopped = int(saved.stem.removeprefix("step-"))
+    assert 100 < stopped < 3000
+    _wait(lambda: _start_now(slurm, job) == "RUNNING", slurm, job, log)
+    _wait(lambda: slurm.job(job)["JobState"] == "COMPLETED", slurm, job, log)
+    assert f"resumed from step {stopped}" in log.read_text()
+    assert slurm.job(job)["Restarts"] == "1"
+    assert read_json(folder.summary)["generator_steps"] == 3000
+    steps = [step for step, name, _ in folder.read_metrics() if name == "train/loss"]
+    assert steps == list(range(1, 3001))
+
+
+def _files(folder: RunFolder) -> set[str]:
+    return {str(path.relative_to(folder.path)) for path in folder.path.rglob("*")}
+
+
+def _rows(folder: RunFolder) -> list[tuple[int, str]]:
+    return [(step, name) for step, name, _ in folder.read_metrics()]
+
+
+def _last_step(folder: RunFolder) -> int:
+    return max((step for step, *_ in folder.read_metrics()), default=0)
+
+
+def _start_now(slurm: Slurm, job: str) -> str:
+    """Slurm holds back what was requeued for two minutes; this one it shall not."""
+    if slurm.job(job)["JobState"] == "PENDING":
+        slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", cwd=Path("/"))
+    return slurm.job(job)["JobState"]
+
+
+def _wait(condition: object, slurm: Slurm, job: str, log: Path) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():  # type: ignore[operator]
+        state = slurm.job(job)["JobState"]
+        told = log.read_text() if log.exists() else ""
+        assert state in {"PENDING", "RUNNING", "COMPLETING", "COMPLETED", "REQUEUED"}, told
+        assert time.monotonic() < deadline, f"{state}\n{told}"
+        time.sleep(0.5)
