@@ -43,7 +43,8 @@ def load_initial_weights(config: DictConfig, generator: Generator) -> str | None
     """``init_from``: copies what fits; returns the line that says what did."""
     if not config.init_from.path:
         return None
-    transfer = init_from(generator, config.init_from.path, partial=config.init_from.partial)
+    path = Path(config.init_from.path)
+    transfer = init_from(generator, path, partial=config.init_from.partial)
     return str(transfer)
 
 
