@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.slurm import Slurm, missing, one_node
 from tests.training import draw_sets, train, weights, words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,19 +42,13 @@ def _words(images: Path, *extra: str) -> list[str]:
     return [w for w in words(images, Path(), *extra) if not w.startswith("run_dir=")]
 
 
-def _environ(cwd: Path) -> dict[str, str]:
-    """For a process that srun starts in ``cwd``: this Python, this checkout."""
-    tools = cwd / "bin"
-    tools.mkdir(exist_ok=True)
-    if not (tools / "python").exists():
-        (tools / "python").symlink_to(sys.executable)
-    return {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_two_tasks_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
     one = train(images, tmp_path / "one")
     command = ("srun", "-n2", sys.executable, "-m", "srtrain", *_words(images, *RANKS))
-    told = slurm.run(*command, cwd=tmp_path, env=_environ(tmp_path))
+    told = slurm.run(*command, cwd=tmp_path, env=ENVIRON)
     (path,) = (tmp_path / "outputs").glob("*/*")
     two = RunFolder(path)
     assert path.name.startswith("slurm-")
@@ -79,9 +72,8 @@ def test_signalled_job_is_requeued_and_ends(slurm: Slurm, images: Path, tmp_path
     )
     script = str(ROOT / "scripts" / "slurm" / "train.sbatch")
     options = ("--parsable", "--ntasks-per-node=2", "--cpus-per-task=1")
-    environ = _environ(tmp_path)
-    environ["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{slurm.environ['PATH']}"
-    job = slurm.run("sbatch", *options, script, *asked, cwd=tmp_path, env=environ).strip()
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    job = slurm.run("sbatch", *options, script, *asked, cwd=tmp_path, env=ENVIRON).strip()
     log = tmp_path / f"slurm-{job}.out"
     folder = RunFolder(tmp_path / "outputs" / "default" / f"slurm-{job}")
     _wait(lambda: _last_step(folder) > 100, slurm, job, log)
@@ -119,9 +111,9 @@ def _start_now(slurm: Slurm, job: str) -> str:
     return slurm.job(job)["JobState"]
 
 
-def _wait(condition: object, slurm: Slurm, job: str, log: Path) -> None:
+def _wait(condition: Callable[[], bool], slurm: Slurm, job: str, log: Path) -> None:
     deadline = time.monotonic() + 240
-    while not condition():  # type: ignore[operator]
+    while not condition():
         state = slurm.job(job)["JobState"]
         told = log.read_text() if log.exists() else ""
         assert state in {"PENDING", "RUNNING", "COMPLETING", "COMPLETED", "REQUEUED"}, told

@@ -106,6 +106,15 @@ def test_resume_takes_the_folders_own_configuration(straight: RunFolder, tmp_pat
     assert all(torch.equal(value, expected[name]) for name, value in weights(folder, 6).items())
 
 
+def test_init_from_starts_where_the_file_ends(
+    images: Path, straight: RunFolder, tmp_path: Path
+) -> None:
+    began = train(images, tmp_path, f"init_from={straight.path}", "trainer.max_steps=1", "seed=9")
+    measured = {name: value for step, name, value in began.read_metrics() if step == 0}
+    for name, value in read_json(straight.summary)["val"]["tiny"].items():
+        assert measured[f"val/tiny/{name}"] == pytest.approx(value, rel=1e-6)
+
+
 def test_torn_checkpoint_is_passed_over(images: Path, straight: RunFolder, tmp_path: Path) -> None:
     folder = _cut_back(straight, tmp_path / "torn", 4)
     newest = folder.checkpoints / "step-000004.ckpt"
