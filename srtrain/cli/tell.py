@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 
 from srtrain.config.problems import RefusedError
-from srtrain.errors import ConfigError, SrtrainError
+from srtrain.errors import ConfigError, InterruptedRunError, PreemptedError, SrtrainError
+from srtrain.ranks import rank
 
 
 def tell(error: SrtrainError) -> None:
-    """One line on stderr for each problem: what, where, how to fix."""
+    """One line on stderr for each problem: what, where, how to fix; what all ranks say, once."""
+    if rank() and isinstance(error, InterruptedRunError | PreemptedError):
+        return
     problems = error.problems if isinstance(error, RefusedError) else (error,)
     for problem in problems:
         print(f"srtrain: error: {problem}", file=sys.stderr)

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from srtrain.errors import InterruptedRunError, PreemptedError, SrtrainError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from lightning.pytorch import LightningModule, Trainer
@@ -31,6 +32,9 @@ class Interrupt(Callback):
     Installed in ``on_train_start``, after Lightning's own handlers. Ranks agree on the step by an
     asynchronous MAX all-reduce, launched after one step and read after the next, so that nobody
     waits for it. A second signal during the save is ignored: the save is finished.
+
+    A validation outside training (at step 0, or of the finished run) has nothing to save, and is
+    left at once.
     """
 
     def __init__(self, checkpointing: Checkpointing) -> None:
@@ -43,7 +47,7 @@ class Interrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals."""
-        self._previous = {number: signal.signal(number, self._note) for number in LEAVE}
+        self._listen(self._note)
         if trainer.world_size > 1:
             self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
@@ -58,6 +62,16 @@ class Interrupt(Callback):
         if self.checkpointing.last_step != step:
             self.checkpointing.save(trainer)
         raise LEAVE[received](f"stopped by {signal.Signals(received).name}, saved step {step}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside training: leave as soon as a signal comes."""
+        if trainer.state.fn == "validate":
+            self._listen(self._leave)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Outside training: give the signals back."""
+        if trainer.state.fn == "validate":
+            self._restore()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
@@ -80,6 +94,12 @@ class Interrupt(Callback):
         work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=group, async_op=True)
         self._asked = (work, flag)
         return answer
+
+    def _listen(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._previous = {number: signal.signal(number, handler) for number in LEAVE}
+
+    def _leave(self, number: int, frame: FrameType | None) -> None:
+        raise LEAVE[number](f"stopped by {signal.Signals(number).name} while measuring")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number

@@ -27,6 +27,8 @@ __all__ = [  # Lightning's own names: cli/ uses them from here
     "seed_networks",
 ]
 
+SIGTERM_QUESTION = "_broadcast_sigterm_tensor"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
@@ -53,7 +55,7 @@ class TrainerOptions:
     @property
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """bf16 where asked for, or where the hardware gains; CPUs without AMX lose by it."""
-        gains = self.uses_gpu and torch.cuda.is_bf16_supported()
+        gains = self.uses_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = self.precision == "bf16" or (self.precision == "auto" and gains)
         return "bf16-mixed" if wanted else "32-true"
 
@@ -72,7 +74,7 @@ def make_trainer(
     checkpoint_io: OneFile,
 ) -> Trainer:
     """A Trainer with every automatic switched off that srtrain does itself."""
-    return Trainer(
+    trainer = Trainer(
         max_steps=options.max_steps,
         max_epochs=-1,
         accelerator="gpu" if options.uses_gpu else "cpu",
@@ -93,6 +95,10 @@ def make_trainer(
         plugins=[checkpoint_io, cluster_environment()],
         default_root_dir=run_dir,
     )
+    # Before every step Lightning waits for rank 0 to say whether it got a SIGTERM, and the device
+    # runs dry; Interrupt asks without waiting.
+    setattr(trainer.fit_loop.epoch_loop, SIGTERM_QUESTION, lambda: None)
+    return trainer
 
 
 def _strategy(options: TrainerOptions) -> FlatDDP | str:
