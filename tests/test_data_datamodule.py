@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from srtrain.data.collection import Source
 from srtrain.data.datamodule import SRData
 from srtrain.data.sources import Concat, Folder, Paired, Synthetic
 from srtrain.degradation.resize import bicubic_uint8
@@ -129,6 +130,18 @@ def test_val_names_follow_the_loaders(tmp_path: Path) -> None:
     data = _data(tmp_path, val=sets)
     assert data.val_names == ["b", "a"]
     assert [len(loader) for loader in data.val_dataloader()] == [1, 2]
+
+
+def test_digests_follow_the_content_not_the_place(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    sets = {name: folder_of(tmp_path / name, 2, seed=7) for name in ("a", "copy")}
+    other = folder_of(tmp_path / "other", 2, seed=8)
+    val: dict[str, Source] = {name: Folder(path) for name, path in sets.items()}
+    first = _data(cache, val=val)
+    assert first.val_digests["a"] == first.val_digests["copy"]
+    moved = _data(cache, train=Folder(sets["a"]), val={"a": Folder(other)})
+    assert moved.train_digest == first.val_digests["a"] != moved.val_digests["a"]
+    assert _data(cache).train_digest == first.train_digest != moved.train_digest
 
 
 class _Counting(lightning.LightningModule):

@@ -79,6 +79,22 @@ class SRData(lightning.LightningDataModule):
         """Names of the validation sets, in the order of their loaders."""
         return list(self.val)
 
+    @property
+    def train_digest(self) -> str:
+        """Hash of the training images' names and contents, wherever the files lie.
+
+        Cheap once `prepare_data` or `setup` has run; opens the images otherwise.
+        """
+        self.setup("fit")
+        assert self.train_images is not None
+        return self.train_images.digest
+
+    @property
+    def val_digests(self) -> dict[str, str]:
+        """The same of each validation set, by its name."""
+        self.setup("validate")
+        return {name: images.digest for name, images in self.val_images.items()}
+
     def prepare_data(self) -> None:
         """Check all images, decode those that are not in the cache; once per machine.
 
@@ -110,8 +126,7 @@ class SRData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless, from the first sample that the run has not seen."""
-        if self.train_images is None:
-            self.setup("fit")
+        self.setup("fit")
         assert self.train_images is not None
         rank, world_size = self._rank()
         done = self.trainer.global_step if self.trainer else 0
