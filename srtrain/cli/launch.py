@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
     from srtrain.training.loop import TrainerOptions
 
-AGREE = timedelta(minutes=1)
 KNOWN_CODES = {cls.exit_code: cls for cls in SrtrainError.__subclasses__()}
 
 
 def must_launch(options: TrainerOptions) -> bool:
     """Whether this process should start the ranks instead of being one."""
-    return options.strategy == "ddp" and options.devices > 1 and not launched()
+    several = options.devices * options.num_nodes > 1
+    return options.strategy == "ddp" and several and not launched()
 
 
-def agree_on(folder: Path) -> Path:
+def agree_on(folder: Path, *, timeout_s: int) -> Path:
     """Rank 0's folder on every rank: under torchrun each would name a new one by its own clock.
 
-    Raises: DistributedError when rank 0 does not say within a minute.
+    Raises: DistributedError when rank 0 does not say within ``timeout_s``.
     """
     from torch.distributed import DistStoreError, TCPStore
 
@@ -38,7 +38,7 @@ def agree_on(folder: Path) -> Path:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     key = f"srtrain/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
-        store = TCPStore(host, port, is_master=False, timeout=AGREE)
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s))
         if rank() == 0:
             store.set(key, str(folder))
         return Path(store.get(key).decode())

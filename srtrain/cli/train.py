@@ -66,7 +66,7 @@ def run(
         words = [word for word in argv if not word.startswith("run_dir=")]
         launch.launch(options, [*words, f"run_dir={folder.path}"])
         return None
-    folder = RunFolder(launch.agree_on(folder.path))
+    folder = RunFolder(launch.agree_on(folder.path, timeout_s=options.timeout_s))
     leader = rank() == 0
     if leader:
         folder.create()

@@ -1,0 +1,96 @@
+"""Who starts the ranks, and how they come to know one run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from torch.distributed import TCPStore
+
+from srtrain.cli.launch import agree_on, launch, must_launch
+from srtrain.errors import ConfigError, DistributedError
+from srtrain.training.loop import TrainerOptions
+from srtrain.training.strategy import Srun, cluster_environment
+
+
+def _options(**changes: object) -> TrainerOptions:
+    return TrainerOptions(max_steps=1, **changes)  # type: ignore[arg-type]
+
+
+def test_several_devices_are_launched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not must_launch(_options())
+    assert not must_launch(_options(strategy="ddp"))
+    assert must_launch(_options(strategy="ddp", devices=2))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not must_launch(_options(strategy="ddp", devices=2))
+
+
+def test_several_nodes_cannot_be_launched_from_one() -> None:
+    alone = _options(strategy="ddp", num_nodes=2)
+    assert must_launch(alone)
+    with pytest.raises(ConfigError, match="num_nodes=2, but this process was started alone"):
+        launch(alone, [])
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
+    """The store of torchrun's agent, and its variables."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for name, value in {
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": "2",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return store
+
+
+def test_rank_0_names_the_folder(torchrun: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert agree_on(Path("/runs/noon"), timeout_s=5) == Path("/runs/noon")
+    monkeypatch.setenv("RANK", "1")
+    assert agree_on(Path("/runs/a second later"), timeout_s=5) == Path("/runs/noon")
+
+
+def test_rank_0_is_silent(torchrun: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(DistributedError, match="rank 1 did not hear the run folder"):
+        agree_on(Path("/runs/noon"), timeout_s=1)
+
+
+def test_alone_the_folder_is_ones_own() -> None:
+    assert agree_on(Path("/runs/noon"), timeout_s=1) == Path("/runs/noon")
+
+
+@pytest.mark.parametrize(
+    ("changes", "address", "port"),
+    [
+        ({}, "n03", 10_000 + (101 * 17 + 2) % 20_000),
+        ({"SLURM_STEP_ID": "3"}, "n03", 10_000 + (101 * 17 + 3) % 20_000),
+        ({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "9999"}, "10.0.0.1", 9999),
+    ],
+)
+def test_srun_ranks(
+    changes: dict[str, str], address: str, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = {
+        "SLURM_JOB_ID": "17",
+        "SLURM_STEP_ID": "2",
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_NODELIST": "n[01-04]",
+        "SLURM_STEP_NODELIST": "n[03-04]",
+    }
+    for name, value in {**step, **changes}.items():
+        monkeypatch.setenv(name, value)
+    ranks = cluster_environment()
+    assert isinstance(ranks, Srun)
+    assert not ranks.auto_requeue
+    assert (ranks.main_address, ranks.main_port) == (address, port)
+    assert (ranks.world_size(), ranks.global_rank(), ranks.local_rank(), ranks.node_rank()) == (
+        4, 3, 1, 1,
+    )  # fmt: skip
