@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import uuid
@@ -76,6 +77,7 @@ def launch(options: TrainerOptions, words: Sequence[str]) -> None:
         max_restarts=0,
         monitor_interval=0.5,
     )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell
     try:
         elastic_launch(config, entrypoint=sys.executable)("-m", "srtrain", *words)
     except ChildFailedError as error:
