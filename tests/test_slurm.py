@@ -43,7 +43,7 @@ def _words(images: Path, *extra: str) -> list[str]:
 
 
 SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
-ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_WAIT": "30"}
 
 
 def test_two_tasks_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
