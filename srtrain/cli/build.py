@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from srtrain.degradation.resize import Bicubic, upscale_rounded
+from srtrain.errors import ConfigError
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.metrics.image_metrics import ImageMetrics
 from srtrain.metrics.lpips import LPIPS
@@ -17,6 +20,8 @@ from srtrain.networks.transfer import init_from
 from srtrain.training.validation import Validation
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from srtrain.data.datamodule import SRData
@@ -93,18 +98,37 @@ def make_module(
         names=list(data.val_names),
         num_panels=_num_panels(config),
     )
+    loss = make_loss(config)
+    optimizer = instantiate(config.optimizer, _convert_="all")
+    scheduler = instantiate(config.scheduler, _convert_="all")
+    with _refused("optimizer"):
+        rehearsed = optimizer([torch.zeros(1, requires_grad=True)])
+    with _refused("scheduler"):
+        scheduler(rehearsed, max_steps=options.max_steps)
+    with _refused("loss"), torch.no_grad():
+        patch = torch.full((1, 3, config.data.hr_patch_size, config.data.hr_patch_size), 0.5)
+        loss(patch, patch)
     module: SupervisedSR = instantiate(
         config.model,
         generator=generator,
-        loss=make_loss(config),
+        loss=loss,
         degradation=instantiate(config.degradation, _convert_="all"),
         validation=validation,
-        optimizer=instantiate(config.optimizer, _convert_="all"),
-        scheduler=instantiate(config.scheduler, _convert_="all"),
+        optimizer=optimizer,
+        scheduler=scheduler,
         accumulate=options.accumulate,
         _recursive_=False,
     )
     return module
+
+
+@contextmanager
+def _refused(group: str) -> Iterator[None]:
+    """A rehearsal: what torch would refuse at the first step is refused as configuration."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(str(error), where=group, fix=f"srtrain --cfg shows `{group}`") from error
 
 
 def make_callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:

@@ -30,6 +30,8 @@ class EMA(Callback):
         self.num_updates = 0
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
+        self._floating: tuple[list[Tensor], list[Tensor]] = [], []
+        self._counters: list[tuple[Tensor, Tensor]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the weights as they are, unless a checkpoint brought an average."""
@@ -38,6 +40,11 @@ class EMA(Callback):
             self.average = {k: v.to(live[k].device) for k, v in self.average.items()}
         else:
             self.average = {k: v.detach().clone() for k, v in live.items()}
+        # Views of the weights: optimizers write in place, so they need no second look-up.
+        names = [name for name, value in live.items() if value.is_floating_point()]
+        self._floating = [self.average[name] for name in names], [live[name] for name in names]
+        rest = live.keys() - set(names)
+        self._counters = [(self.average[name], live[name]) for name in rest]
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -46,12 +53,10 @@ class EMA(Callback):
         """Move the average one step."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        live = _state(pl_module)
-        floating = [name for name, value in live.items() if value.is_floating_point()]
-        averages = [self.average[name] for name in floating]
-        torch._foreach_lerp_(averages, [live[name] for name in floating], 1.0 - decay)
-        for name in live.keys() - set(floating):
-            self.average[name].copy_(live[name])
+        averages, weights = self._floating
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        for kept, counter in self._counters:
+            kept.copy_(counter)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the average in place of the weights."""

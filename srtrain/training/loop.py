@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
+from srtrain.errors import ConfigError
 from srtrain.training.strategy import FlatDDP, cluster_environment
 
 if TYPE_CHECKING:
@@ -49,8 +50,14 @@ class TrainerOptions:
 
     @property
     def uses_gpu(self) -> bool:
-        """Whether a CUDA device will do the work."""
-        return self.accelerator != "cpu" and torch.cuda.is_available()
+        """Whether a CUDA device will do the work.
+
+        Raises: ConfigError when one is insisted on and there is none.
+        """
+        available = torch.cuda.is_available()
+        if self.accelerator == "gpu" and not available:
+            raise ConfigError("there is no GPU", where="trainer.accelerator=gpu", fix="cpu or auto")
+        return available and self.accelerator != "cpu"
 
     @property
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
@@ -78,6 +85,7 @@ def make_trainer(
         max_steps=options.max_steps,
         max_epochs=-1,
         accelerator="gpu" if options.uses_gpu else "cpu",
+        benchmark=options.uses_gpu,  # patches have one shape: cuDNN's search pays once
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=_strategy(options),

@@ -46,7 +46,7 @@ class SupervisedSR(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.generator = generator
+        self.generator = generator.to(memory_format=torch.channels_last)
         self.loss = loss
         self.degradation = degradation
         self.validation = validation
@@ -55,6 +55,7 @@ class SupervisedSR(LightningModule):
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.step_values: dict[str, Tensor] = {}
+        self.last_images: tuple[Tensor, Tensor] | None = None
 
     def forward(self, lr: Tensor) -> Tensor:
         """``generator(lr)``, nothing else."""
@@ -68,10 +69,12 @@ class SupervisedSR(LightningModule):
         for hr_part, lr_part in zip(
             hr.chunk(self.accumulate), lr.chunk(self.accumulate), strict=True
         ):
-            total, raw = self.compare(self.generator(lr_part), hr_part)
+            sr = self.generator(lr_part)
+            total, raw = self.compare(sr, hr_part)
             self.manual_backward(total / self.accumulate)
             for name, value in {"loss": total.detach(), **raw}.items():
                 parts[name] = parts.get(name, 0.0) + value / self.accumulate
+        self.last_images = sr.detach(), hr_part
         parts["grad_norm"] = self.step_generator()
         self.step_values = parts
 
@@ -99,21 +102,26 @@ class SupervisedSR(LightningModule):
         self.lr_schedulers().step()  # type: ignore[union-attr]
         return norm.detach()
 
-    def loss_details(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Each weighted term's gradient norm at the output, and the robust terms' linear zones."""
-        hr, lr = (image.chunk(self.accumulate)[0] for image in self.images(batch))
-        with torch.no_grad():
-            sr = self.generator(lr).float()
-        return self.loss.gradient_shares(sr, hr), self.loss.linear_shares(sr, hr)
+    def loss_details(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Each weighted term's gradient norm at the output, and the robust terms' linear zones.
+
+        Of the last step's own images: another forward in training mode would move the statistics
+        of batch norm.
+        """
+        if self.last_images is None:
+            raise RuntimeError("loss_details needs a training step first")
+        sr, hr = self.last_images
+        return self.loss.gradient_shares(sr.float(), hr), self.loss.linear_shares(sr.float(), hr)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""
         self.validation.start(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure one image; the sets are reduced over ranks at the end."""
+        """Measure one image, in fp32 as `infer` computes it; reduced over ranks at the end."""
         hr, lr = self.images(batch)
-        sr = self.generator(lr)
+        with torch.autocast(self.device.type, enabled=False):
+            sr = self.generator(lr)
         self.validation.add(dataloader_idx, batch, sr=sr.float(), hr=hr, lr=lr)
 
     def on_validation_epoch_end(self) -> None:
