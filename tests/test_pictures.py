@@ -73,9 +73,12 @@ class _Logger:
         self.logged.append((key, step))
 
 
-def _end_validation(pictures: Pictures, step: int, *panels: Panel) -> list[tuple[str, int]]:
+def _end_validation(
+    pictures: Pictures, step: int, *panels: Panel, rank: int = 0
+) -> list[tuple[str, int]]:
     logger = _Logger()
-    trainer: Any = SimpleNamespace(global_step=step, loggers=[object(), logger])
+    loggers = [object(), logger]
+    trainer: Any = SimpleNamespace(global_step=step, loggers=loggers, is_global_zero=rank == 0)
     module: Any = SimpleNamespace(validation=SimpleNamespace(panels=list(panels)))
     pictures.on_validation_end(trainer, module)
     return logger.logged
@@ -92,6 +95,21 @@ def test_files_are_replaced_and_loggers_told(tmp_path: Path) -> None:
             ("samples/set_a", step),
             ("samples/set_b", step),
         ]
+    assert sorted(path.name for path in folder.samples.iterdir()) == ["set_a.png", "set_b.png"]
+
+
+def test_rank_0_logs_the_images_of_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    other = ("set_b", Image.new("RGB", (8, 8)))
+    monkeypatch.setattr("srtrain.training.pictures.all_ranks", lambda drawn: [other, *drawn])
+    pictures = Pictures(folder, max_images=2, zoom=4)
+    assert _end_validation(pictures, 10, _panel(16, 16, name="a"), rank=1) == []
+    assert not list(folder.samples.iterdir())
+    logged = _end_validation(pictures, 10, _panel(16, 16, name="a"))
+    assert logged == [("samples/set_a", 10), ("samples/set_b", 10)]
     assert sorted(path.name for path in folder.samples.iterdir()) == ["set_a.png", "set_b.png"]
 
 

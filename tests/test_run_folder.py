@@ -120,6 +120,13 @@ def test_cut_drops_what_lies_beyond(folder: RunFolder) -> None:
     folder.cut_metrics(2)
     folder.append_metrics(3, {"train/loss": 9.0})
     assert [(step, value) for step, _, value in folder.read_metrics()] == [(1, 1), (2, 2), (3, 9)]
+    folder.cut_metrics(-1)
+    assert folder.read_metrics() == []
+
+
+def test_nothing_to_cut(folder: RunFolder) -> None:
+    folder.cut_metrics(-1)
+    assert not folder.metrics.exists()
 
 
 @pytest.mark.parametrize(
@@ -168,24 +175,27 @@ def test_curves(rows: list[tuple[int, str, float]], drawn: bool, folder: RunFold
             assert image.size == (1320, 504)  # 11 x 4.2 inches at 120 dpi
 
 
-def _summary(folder: RunFolder, *, continued: bool) -> Summary:
-    records = SimpleNamespace(shares={"loss": {"pixel": 1.0}}, samples_per_second=12.3456)
-    checkpointing = SimpleNamespace(last_step=None if not continued else 7, best={})
-    return Summary(folder, records, checkpointing, continued=continued)  # type: ignore[arg-type]
-
-
-def _state(psnr: float) -> tuple[Any, Any]:
+def _summary(folder: RunFolder, *, psnr: float = 29.5, last_step: int | None = None) -> Summary:
     validation = SimpleNamespace(
+        names=["a"],
         val={"a": {"psnr_y": psnr}},
+        measured_at=6,
         bicubic={"a": {"psnr_y": 28.0}},
         metrics=SimpleNamespace(protocol={"border": 4}),
     )
-    module = SimpleNamespace(validation=validation, loss=SimpleNamespace(weights={"pixel": 1.0}))
-    return SimpleNamespace(is_global_zero=True, global_step=7), module
+    records = SimpleNamespace(shares={"loss": {"pixel": 1.0}}, samples_per_second=12.3456)
+    checkpointing = SimpleNamespace(
+        last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
+    )
+    return Summary(folder, validation, records, checkpointing, weights={"pixel": 1.0})  # type: ignore[arg-type]
+
+
+def _trainer(*, rank: int = 0) -> Any:  # noqa: ANN401
+    return SimpleNamespace(is_global_zero=rank == 0, global_step=7, state=SimpleNamespace(fn="fit"))
 
 
 def test_summary(folder: RunFolder) -> None:
-    _summary(folder, continued=False).write(*_state(29.5))
+    _summary(folder).write(_trainer())
     written = read_json(folder.summary)
     assert written.pop("seconds") >= 0
     assert written == {
@@ -194,6 +204,7 @@ def test_summary(folder: RunFolder) -> None:
         "checkpoint": None,
         "best": None,
         "val": {"a": {"psnr_y": 29.5}},
+        "val_step": 6,
         "bicubic": {"a": {"psnr_y": 28.0}},
         "protocol": {"border": 4},
         "loss": {"weights": {"pixel": 1.0}, "loss": {"pixel": 1.0}},
@@ -201,19 +212,45 @@ def test_summary(folder: RunFolder) -> None:
     }
 
 
-def test_summary_adds_up_the_seconds_of_a_continued_run(folder: RunFolder) -> None:
-    folder.write_summary({"seconds": 1000.0})
-    _summary(folder, continued=True).write(*_state(math.inf))
+def test_summary_is_json(folder: RunFolder) -> None:
+    _summary(folder, psnr=math.inf, last_step=7).write(_trainer())
     written = read_json(folder.summary)
-    assert 1000.0 <= written["seconds"] < 1100.0
     assert written["checkpoint"] == "checkpoints/step-000007.ckpt"
     assert written["val"]["a"]["psnr_y"] is None  # infinity is no JSON number
-    _summary(folder, continued=False).write(*_state(29.5))
-    assert read_json(folder.summary)["seconds"] < 100.0
+
+
+def test_restored_is_what_was_saved(folder: RunFolder) -> None:
+    reached = _summary(folder, psnr=31.0, last_step=7).content(7)
+    reached |= {"best": {"metric": "psnr_y", "step": 6, "value": 31.0}, "seconds": 1000.0}
+    continued = _summary(folder)
+    continued.restore(reached, same_sets=["a"])
+    content = continued.content(7)
+    assert 1000.0 <= content.pop("seconds") < 1100.0
+    assert content == {key: value for key, value in reached.items() if key != "seconds"}
+
+
+@pytest.mark.parametrize(("same", "monitor"), [([], "psnr_y"), (["a"], "ssim_y")])
+def test_restored_best_counts_for_its_own_sets_and_metric(
+    same: list[str], monitor: str, folder: RunFolder
+) -> None:
+    earlier = _summary(folder, last_step=7)
+    earlier.checkpointing.best = {"metric": "psnr_y", "step": 6, "value": 31.0}
+    continued = _summary(folder)
+    continued.checkpointing.monitor = monitor
+    continued.restore(earlier.content(7), same_sets=same)
+    assert continued.content(7)["best"] is None
+    assert list(continued.content(7)["bicubic"]) == same
+
+
+def test_what_breaks_before_training_writes_no_summary(folder: RunFolder) -> None:
+    summary, trainer = _summary(folder), _trainer()
+    summary.on_exception(trainer, trainer, ValueError())
+    assert not folder.summary.exists()
+    summary.on_train_start(trainer, trainer)
+    summary.on_exception(trainer, trainer, ValueError())
+    assert folder.summary.exists()
 
 
 def test_other_ranks_write_no_summary(folder: RunFolder) -> None:
-    trainer, module = _state(29.5)
-    trainer.is_global_zero = False
-    _summary(folder, continued=False).write(trainer, module)
+    _summary(folder).write(_trainer(rank=1))
     assert not folder.summary.exists()

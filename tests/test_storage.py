@@ -21,6 +21,7 @@ from srtrain.networks.storage import (
     load_tensors,
     newest_valid,
     read_checkpoint,
+    read_newest,
     resolve,
     write_checkpoint,
 )
@@ -63,6 +64,25 @@ def test_round_trip_and_pointer(tmp_path: Path) -> None:
         "sha256": sha256_of(path),
     }
     assert not _leftovers(tmp_path)
+
+
+def test_a_checkpoint_is_hashed_while_it_is_written_and_found_by_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        "srtrain.networks.storage.sha256_of", lambda path: pytest.fail(f"{path} was read again")
+    )
+    _, newest = _write(tmp_path, 1, 2)
+    monkeypatch.setattr(
+        "srtrain.networks.storage.load_tensors",
+        lambda path: loaded.append(path) or load_tensors(path),
+    )
+    found = read_newest(tmp_path)
+    assert found is not None
+    assert found[0] == newest
+    assert found[1]["step"] == 2
+    assert loaded == [newest]
 
 
 def test_disk_full_keeps_what_was_there(tmp_path: Path) -> None:

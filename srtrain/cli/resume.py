@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import srtrain
 from srtrain.cli.build import plain
 from srtrain.errors import ConfigError
-from srtrain.networks.storage import newest_valid, read_checkpoint
+from srtrain.networks.storage import read_newest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from omegaconf import DictConfig
 
+    from srtrain.data.datamodule import SRData
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
 
 FIXED = ("scale", "generator", "features")  # continuing with another would be another run
+ABOUT_THE_COMMAND = {"run_dir", "resume", "force", "verbose"}  # not about the run
 
 
 def run_dir(config: DictConfig, experiment: str) -> Path:
@@ -36,15 +40,17 @@ def run_dir(config: DictConfig, experiment: str) -> Path:
     return Path(config.paths.outputs) / experiment / name
 
 
-def checkpoint_to_resume(config: DictConfig, folder: RunFolder) -> Path | None:
-    """The newest valid checkpoint of the run folder, if there is one.
+def checkpoint_to_resume(
+    config: DictConfig, folder: RunFolder
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest valid checkpoint of the run folder and its content, if there is one.
 
     Raises: ConfigError when there is one and ``resume=never``.
     """
-    found = newest_valid(folder.path)
+    found = read_newest(folder.path)
     if found is not None and config.resume == "never":
         raise ConfigError(
-            f"the run folder already holds {found.name}",
+            f"the run folder already holds {found[0].name}",
             where=str(folder.path),
             fix="choose another run_dir, or resume=auto to continue it",
         )
@@ -69,27 +75,56 @@ def identity(config: DictConfig, module: SupervisedSR, experiment: str) -> dict[
     }
 
 
-def step_to_resume(checkpoint: Path, own: dict[str, Any], *, force: bool) -> int:
-    """The step of a checkpoint that belongs to this run.
+def digests(data: SRData) -> dict[str, Any]:
+    """What the images of a run hash to, wherever they lie."""
+    return {"train": data.train_digest, "val": data.val_digests}
 
-    Raises: ConfigError when it has another generator, scale or features, unless ``force``.
+
+def refuse_another(
+    content: Mapping[str, Any], own: Mapping[str, Any], data: SRData, *, force: bool
+) -> None:
+    """Nothing, if a checkpoint's content belongs to the run that ``own`` and ``data`` describe.
+
+    Raises: ConfigError when it has another generator, scale, features or training images, unless
+        ``force``.
     """
-    content = read_checkpoint(checkpoint)
+    if force:
+        return
+    fix = "use another run_dir, or force=true"
+    made = f"step {content['step']} was made with"
     for key in FIXED:
-        if content.get(key) != own[key] and not force:
-            raise ConfigError(
-                f"{checkpoint.name} was made with {key} {content.get(key)}, now it is {own[key]}",
-                where=key,
-                fix="use another run_dir, or force=true",
-            )
-    return int(content["step"])
+        if content.get(key) != own[key]:
+            what = f"{made} {key} {content.get(key)}, now it is {own[key]}"
+            raise ConfigError(what, where=key, fix=fix)
+    if content.get("data", {}).get("train") != data.train_digest:
+        raise ConfigError(f"{made} other training images", where="data.train", fix=fix)
 
 
-def continue_command(folder: RunFolder) -> str:
-    """The command that continues a run."""
-    return f"python -m srtrain resume={short(folder.path)}"
+def same_sets(content: Mapping[str, Any], own: Mapping[str, Any], data: SRData) -> set[str]:
+    """The validation sets whose figures in a checkpoint count: same images, same metrics."""
+    if content.get("protocol") != own["protocol"]:
+        return set()
+    before = content.get("data", {}).get("val", {})
+    return {name for name, digest in data.val_digests.items() if before.get(name) == digest}
 
 
-def short(path: Path) -> Path:
-    """Relative to the working directory where it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``key old → new`` for every value that two configurations do not share."""
+    old, new = (dict(_flat(config, "")) for config in (before, now))
+    return [
+        f"{key} {_word(old.get(key))} → {_word(new.get(key))}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key) and key not in ABOUT_THE_COMMAND
+    ]
+
+
+def _flat(config: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _word(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)

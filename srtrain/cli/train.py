@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from srtrain.cli import announce, build, launch
+from srtrain.cli.process import SIGNALS, continue_command
 from srtrain.cli.quiet import make_console, quiet_libraries
 from srtrain.cli.resume import (
+    changes,
     checkpoint_to_resume,
-    continue_command,
+    digests,
     identity,
+    refuse_another,
     run_dir,
-    step_to_resume,
+    same_sets,
 )
 from srtrain.config.resume import choices_line
-from srtrain.errors import DivergedError, InterruptedRunError, PreemptedError
+from srtrain.errors import DivergedError
 from srtrain.files import read_json
+from srtrain.networks.storage import checkpoint_name
 from srtrain.ranks import rank
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
@@ -29,6 +32,7 @@ from srtrain.training.interrupt import Interrupt
 from srtrain.training.keyed import KeyedSteps
 from srtrain.training.loop import TrainerOptions, make_trainer, seed_networks
 from srtrain.training.progress import ProgressLine
+from srtrain.training.reconfigure import Reconfigure
 from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
@@ -55,6 +59,15 @@ class Run:
     choices: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The callbacks that hold what the run has reached."""
+
+    records: Records
+    checkpointing: Checkpointing
+    summary: Summary
+
+
 def run(
     config: DictConfig, *, experiment: str, choices: Mapping[str, str], argv: Sequence[str]
 ) -> float | None:
@@ -62,62 +75,72 @@ def run(
     quiet_libraries()
     options: TrainerOptions = instantiate(config.trainer)
     folder = RunFolder(run_dir(config, experiment).absolute())
-    if launch.must_launch(options):
-        words = [word for word in argv if not word.startswith("run_dir=")]
-        launch.launch(options, [*words, f"run_dir={folder.path}"])
-        return None
-    folder = RunFolder(launch.agree_on(folder.path, timeout_s=options.timeout_s))
     leader = rank() == 0
-    if leader:
-        folder.create()
     console = make_console(quiet=not leader)
     choices = {**choices, "experiment": experiment}
-    asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
     try:
+        if launch.must_launch(options):
+            words = [word for word in argv if not word.startswith("run_dir=")]
+            launch.launch(options, [*words, f"run_dir={folder.path}"])
+            return None
+        folder = RunFolder(launch.agree_on(folder.path, timeout_s=options.timeout_s))
+        if leader:
+            folder.create()
+        asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
         with folder.locked() if leader else nullcontext():
             return _train(asked)
-    except (DivergedError, PreemptedError, InterruptedRunError) as error:
-        fix = f"continue with: {continue_command(folder)}"
-        raise type(error)(error.what, where=error.where or str(folder.path), fix=fix) from error
-    except Exception as error:
-        vars(error)["run_dir"] = folder.path  # where cli/main.py leaves error.log
+    except DivergedError as error:  # the same steps would diverge again
+        lower = f"optimizer.lr={config.optimizer.lr / 2:g}"
+        fix = f"continue with:\n{continue_command(folder.path)} {lower}"
+        raise DivergedError(error.what, where=error.where or str(folder.path), fix=fix) from error
+    except BaseException as error:
+        vars(error)["run_dir"] = folder.path  # cli/process.py and cli/main.py name it
         raise
 
 
 def _train(run: Run) -> float | None:
-    """Build everything, then start, continue, or only report a finished run."""
+    """Build everything, load what there is, train to ``max_steps``, measure that, report."""
     config, options = run.config, run.options
-    checkpoint = checkpoint_to_resume(config, run.folder)
+    found = checkpoint_to_resume(config, run.folder)
     seed_networks(config.seed)
     generator = build.make_generator(config)
-    if checkpoint is None and config.init_from.path:
+    if found is None and config.init_from.path:
         run.console.print(build.load_initial_weights(config, generator))
     data = build.make_data(config, options)
     module = build.make_module(config, options, generator, data)
     own = identity(config, module, run.choices["experiment"])
-    step = 0 if checkpoint is None else step_to_resume(checkpoint, own, force=config.force)
-    if step >= options.max_steps:
-        run.console.print(f"finished before: step {step} of {options.max_steps}")
-        summary = read_json(run.folder.summary)
-        announce.report(run.console, run.folder, module, summary)
-        return None
+    parts = _parts(run, module)
+    summary = parts.summary
+    step = 0
+    if found is not None:
+        step = _restore(run, found[1], own, data, summary)
+        if step >= options.max_steps:
+            run.console.print(f"finished before: step {step} of {options.max_steps}")
+            if module.validation.measured_at == step and run.folder.summary.exists():
+                announce.report(run.console, run.folder, module, read_json(run.folder.summary))
+                return module.validation.mean("psnr_y")
     announce.header(run.console, config, options, module, run.choices)
-    trainer = _trainer(run, module, OneFile(own), resumed=checkpoint is not None)
+
+    def about(step: int) -> dict[str, Any]:
+        return {**own, "data": digests(data), "reached": summary.content(step)}
+
+    files = OneFile(about, read=dict([found]) if found else None)
+    path = found[0] if found else None
+    del found  # OneFile gives the content away, once
+    trainer = _trainer(run, module, parts, files)
     if trainer.is_global_zero:
         head = choices_line(run.choices)
         run.folder.write_config(head + OmegaConf.to_yaml(config, resolve=True))
+        run.folder.cut_metrics(step if path else -1)
     if options.compile:
         generator.net.compile()
-    if checkpoint is None:
+    if path is None:
         trainer.validate(module, datamodule=data, verbose=False)
-    else:
-        _continue(run, module, trainer, checkpoint, step)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return _finish(run, module, data, trainer)
+    trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+    return _finish(run, module, data, trainer, summary)
 
 
-def _trainer(run: Run, module: SupervisedSR, files: OneFile, *, resumed: bool) -> Trainer:
-    """The trainer; the order of callbacks is the order of events at the end of a batch."""
+def _parts(run: Run, module: SupervisedSR) -> Parts:
     config, folder = run.config, run.folder
     records = Records(folder, log_every_n_steps=run.options.log_every_n_steps)
     keep = config.checkpoint
@@ -129,18 +152,39 @@ def _trainer(run: Run, module: SupervisedSR, files: OneFile, *, resumed: bool) -
         monitor=keep.monitor,
         mode=keep.mode,
     )
+    summary = Summary(
+        folder, module.validation, records, checkpointing, weights=module.loss.weights
+    )
+    return Parts(records=records, checkpointing=checkpointing, summary=summary)
+
+
+def _restore(
+    run: Run, content: Mapping[str, Any], own: Mapping[str, Any], data: SRData, summary: Summary
+) -> int:
+    """Take over what the run had reached, unless that was another run; returns its step."""
+    refuse_another(content, own, data, force=run.config.force)
+    step = int(content["step"])
+    if step < run.options.max_steps:
+        run.console.print(f"resumed from step {step} ({checkpoint_name(step)})")
+    changed = changes(content["config"], own["config"])
+    if changed:
+        run.console.print(f"resumed with {' · '.join(changed)}", markup=False)
+    summary.restore(content["reached"], same_sets=same_sets(content, own, data))
+    return step
+
+
+def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Trainer:
+    """The trainer; the order of callbacks is the order of events at the end of a batch."""
+    config, folder = run.config, run.folder
     callbacks: list[Callback] = [
+        Reconfigure(),
         KeyedSteps(seed=config.seed),
         *build.make_callbacks(config, folder),
-        records,
+        parts.records,
     ]
     if run.options.progress:
-        callbacks.append(ProgressLine(records, module.validation))
-    callbacks += [
-        checkpointing,
-        Summary(folder, records, checkpointing, continued=resumed),
-        Interrupt(checkpointing),
-    ]
+        callbacks.append(ProgressLine(parts.records, module.validation))
+    callbacks += [parts.checkpointing, parts.summary, Interrupt(parts.checkpointing, SIGNALS)]
     loggers = build.make_loggers(config, folder) if rank() == 0 else []
     for logger in loggers:
         logger.log_hyperparams(build.plain(config))
@@ -149,25 +193,16 @@ def _trainer(run: Run, module: SupervisedSR, files: OneFile, *, resumed: bool) -
     )
 
 
-def _continue(
-    run: Run, module: SupervisedSR, trainer: Trainer, checkpoint: Path, step: int
-) -> None:
-    """Say from where; forget the figures beyond it, they will be written again."""
-    run.console.print(f"resumed from step {step} ({checkpoint.name})")
-    if run.folder.summary.exists():
-        module.validation.bicubic = read_json(run.folder.summary)["bicubic"]
-    if trainer.is_global_zero:
-        run.folder.cut_metrics(step)
-
-
-def _finish(run: Run, module: SupervisedSR, data: SRData, trainer: Trainer) -> float | None:
+def _finish(
+    run: Run, module: SupervisedSR, data: SRData, trainer: Trainer, summary: Summary
+) -> float | None:
     """Measure the last step unless that has been done, then report."""
-    if module.validation.measured_at != run.options.max_steps:
+    if module.validation.measured_at != trainer.global_step:
         trainer.validate(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
+        summary.write(trainer)
         plot_curves(run.folder)
-        summary = read_json(run.folder.summary)
-        announce.report(run.console, run.folder, module, summary)
+        announce.report(run.console, run.folder, module, read_json(run.folder.summary))
     for logger in trainer.loggers:
         if isinstance(logger, Wandb):
             logger.close()

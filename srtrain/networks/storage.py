@@ -7,6 +7,7 @@ resuming needs), ``protocol``, ``version``. Read with ``weights_only=True`` alon
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import re
@@ -32,9 +33,11 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **content}, buffer)
+    written = buffer.getvalue()
+    digest = hashlib.sha256(written).hexdigest()
     try:
-        write_atomic(path, buffer.getvalue())
-        pointer = {"file": path.name, "step": content["step"], "sha256": sha256_of(path)}
+        write_atomic(path, written)
+        pointer = {"file": path.name, "step": content["step"], "sha256": digest}
         write_json(path.parent / POINTER, pointer)
     except OSError as error:
         raise StorageError(
@@ -140,17 +143,22 @@ def resolve(path: Path) -> Path:
 
 
 def newest_valid(run_dir: Path) -> Path | None:
-    """The checkpoint with the highest step that loads, below ``run_dir``; None without any.
+    """The checkpoint with the highest step that loads, below ``run_dir``; None without any."""
+    found = read_newest(run_dir)
+    return None if found is None else found[0]
+
+
+def read_newest(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """That checkpoint and its content, read once.
 
     Torn files are passed over: names carry the step, content decides.
     """
     folder = run_dir / "checkpoints" if (run_dir / "checkpoints").is_dir() else run_dir
     for path in reversed(by_step(folder)):
         try:
-            read_checkpoint(path)
+            return path, read_checkpoint(path)
         except StorageError:
             continue
-        return path
     return None
 
 

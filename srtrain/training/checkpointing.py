@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from srtrain.errors import DivergedError, StorageError
+from srtrain.errors import ConfigError, DivergedError, StorageError
 from srtrain.networks.storage import by_step, checkpoint_name, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lightning.pytorch import LightningModule, Trainer
 
@@ -27,13 +27,20 @@ NETWORK = "generator.net."
 class OneFile(CheckpointIO):
     """Lightning's checkpoint dict ⇄ the file of ``srtrain.networks.storage``.
 
-    ``identity`` is what the file must say about itself: ``generator``, ``scale``, ``version``,
-    ``features``, ``config``… in plain JSON types.
+    ``about(step)`` is what the file must say about itself: ``generator``, ``scale``, ``version``,
+    ``features``, ``config``… in plain JSON types. ``read`` holds files that have been read
+    already: each is given away once.
     """
 
-    def __init__(self, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        about: Callable[[int], Mapping[str, Any]],
+        *,
+        read: Mapping[Path, dict[str, Any]] | None = None,
+    ) -> None:
         super().__init__()
-        self.identity = dict(identity)
+        self.about = about
+        self._read = dict(read or {})
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -45,9 +52,10 @@ class OneFile(CheckpointIO):
             if key.startswith(NETWORK)
         }
         average = checkpoint.get("callbacks", {}).get("EMA", {}).get("average")
+        step = int(checkpoint["global_step"])
         content = {
-            **self.identity,
-            "step": int(checkpoint["global_step"]),
+            **self.about(step),
+            "step": step,
             "state_dict": average or weights,
             TRAIN_STATE: checkpoint,
         }
@@ -57,7 +65,7 @@ class OneFile(CheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Lightning's part of the file, read with ``weights_only=True`` always."""
-        content = read_checkpoint(Path(path))
+        content = self._read.pop(Path(path), None) or read_checkpoint(Path(path))
         if TRAIN_STATE not in content:
             raise StorageError(
                 "this file holds weights only, no training state",
@@ -75,8 +83,10 @@ class OneFile(CheckpointIO):
 class Checkpointing(Callback):
     """Saves every ``every_n_steps`` and at the end; keeps the newest ``keep_last`` and the best.
 
-    Where validation is due at the same step it saves after it, so that the file counts as
-    measured. Files are pruned only after a newer one is committed.
+    Where validation is due at the same step, as it is at the last one, it saves after it, so that
+    the file counts as measured. Files are pruned only after a newer one is committed.
+
+    Raises: ConfigError after the first validation if that did not measure ``monitor``.
     """
 
     def __init__(
@@ -106,17 +116,18 @@ class Checkpointing(Callback):
     ) -> None:
         """Save now unless validation comes first."""
         step = trainer.global_step
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        if due and step % int(trainer.val_check_interval):
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before it stops
+        elif step % self.every_n_steps == 0 and step % int(trainer.val_check_interval):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what validation was due with, or what turned out the best so far."""
         step = trainer.global_step
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        value = self.monitored()
+        if step == 0:
             return
-        due = step % self.every_n_steps == 0 or step == trainer.max_steps
-        value = self.validation.mean(self.monitor)
+        due = step % self.every_n_steps == 0 or step >= trainer.max_steps
         better = value is not None and value == value and self._beats(value)
         if due or better:
             if better:
@@ -128,18 +139,29 @@ class Checkpointing(Callback):
         """Write the checkpoint of this step, the pointer, then prune."""
         step = trainer.global_step
         _refuse_non_finite(trainer)
-        trainer.save_checkpoint(self.folder.checkpoints / checkpoint_name(step))
-        self.last_step = step
+        before, self.last_step = self.last_step, step  # the file names itself as the last
+        try:
+            trainer.save_checkpoint(self.folder.checkpoints / checkpoint_name(step))
+        except BaseException:
+            self.last_step = before
+            raise
         if trainer.is_global_zero:
             self._prune()
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best so far."""
-        return {"best": dict(self.best)}
+    def monitored(self) -> float | None:
+        """The last validation's mean of ``monitor``; None before any.
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue comparing with the best so far."""
-        self.best = dict(state_dict["best"])
+        Raises: ConfigError when there is no such metric, naming those that were measured.
+        """
+        value = self.validation.mean(self.monitor)
+        measured = {name for figures in self.validation.val.values() for name in figures}
+        if value is None and measured:
+            raise ConfigError(
+                f"nothing measures {self.monitor}",
+                where="checkpoint.monitor",
+                fix=f"choose one of {', '.join(sorted(measured))}",
+            )
+        return value
 
     def _beats(self, value: float) -> bool:
         return not self.best or self.sign * value > self.sign * self.best["value"]

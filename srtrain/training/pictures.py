@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
 from srtrain.metrics.quality import psnr
+from srtrain.training.validation import all_ranks
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -44,15 +45,16 @@ class Pictures(Callback):
         self.zoom = zoom
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write and log the panels of this rank's images."""
+        """Every rank draws its own images; rank 0 writes and logs them all."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
         if trainer.global_step == 0:
             return
-        drawn = {}
-        for panel in module.validation.panels:
-            image = draw(panel, zoom=self.zoom)
-            key = _safe(f"{panel.data}_{panel.name}")
-            drawn[key] = image
+        panels = module.validation.panels
+        drawn = dict(all_ranks([(f"{p.data}_{p.name}", draw(p, zoom=self.zoom)) for p in panels]))
+        if not trainer.is_global_zero:
+            return
+        drawn = {_safe(name): drawn[name] for name in sorted(drawn)}
+        for key, image in drawn.items():
             save_png(image, self.folder, key)
         for logger in trainer.loggers:
             log = getattr(logger, "log_image", None)  # Weights & Biases has it, TensorBoard not

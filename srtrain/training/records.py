@@ -28,7 +28,8 @@ class Records(Callback):
     Names: ``train/loss``, ``train/<term>`` (raw), ``train/share/<term>`` (weighted share of the
     total), ``train/gradient_ratio/<term>`` (norm of the weighted gradient at the output ÷ that of
     the pixel terms), ``val/<set>/<metric>``, ``bicubic/<set>/<metric>``. Training figures are
-    means over the steps since the last line.
+    means over the steps since the last line and over the ranks. The time of validation is not
+    counted in ``train/samples_per_second``.
 
     Raises: DivergedError when the mean loss is not finite, naming the first such term.
     """
@@ -43,6 +44,7 @@ class Records(Callback):
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._since = 0.0
+        self._validating_since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -58,7 +60,7 @@ class Records(Callback):
         if step % self.log_every_n_steps and step != trainer.max_steps:
             return
         images = self._count * len(batch["sample"]) * trainer.world_size
-        means = self._fetch()
+        means = self._fetch(trainer)
         _refuse_non_finite(means, step)
         self.latest = {f"train/{name}": value for name, value in means.items()}
         self.latest |= self._shares(trainer, module, batch, means)
@@ -69,15 +71,18 @@ class Records(Callback):
         self.write(trainer, step, self.latest)
         self._since = time.perf_counter()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._validating_since = time.perf_counter()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the validation's figures, and the bicubic line beside them."""
+        """Write the validation's figures, and the bicubic line beside them where it is new."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
         validation = module.validation
         figures = _flat("val", validation.val)
-        if trainer.global_step == 0:
-            figures |= _flat("bicubic", validation.bicubic)
+        figures |= _flat("bicubic", validation.new_bicubic)
         self.write(trainer, trainer.global_step, figures)
-        self._since = time.perf_counter()
+        self._since += time.perf_counter() - self._validating_since
 
     def write(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
         """One row per figure on disk, one call per logger; rank 0 alone."""
@@ -92,8 +97,9 @@ class Records(Callback):
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def _fetch(self) -> dict[str, float]:
+    def _fetch(self, trainer: Trainer) -> dict[str, float]:
         stacked = torch.stack([value.float() for value in self._sums.values()]) / self._count
+        stacked = trainer.strategy.reduce(stacked, reduce_op="mean")
         means = dict(zip(self._sums, stacked.tolist(), strict=True))
         self._sums, self._count = {}, 0
         return means
@@ -110,12 +116,20 @@ class Records(Callback):
         interval = self.log_every_n_steps * SHARES_EVERY
         step = trainer.global_step
         if step % interval == 0 or not self.shares or step == trainer.max_steps:
-            norms, linear = module.loss_details(batch)
+            norms, linear = module.loss_details()
+            squares = {name: norm.square() for name, norm in norms.items()}
+            norms = {name: mean.sqrt() for name, mean in _over_ranks(trainer, squares).items()}
+            linear = _over_ranks(trainer, linear)
             ratios = {name: float(ratio) for name, ratio in gradient_ratios(norms).items()}
             self.shares = {"loss": share, "gradient": ratios}
             figures |= {f"train/gradient_ratio/{name}": value for name, value in ratios.items()}
             figures |= {f"train/linear_share/{name}": float(v) for name, v in linear.items()}
         return figures
+
+
+def _over_ranks(trainer: Trainer, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    reduce = trainer.strategy.reduce
+    return {name: reduce(value, reduce_op="mean") for name, value in values.items()}
 
 
 def _flat(prefix: str, figures: Figures) -> dict[str, float]:

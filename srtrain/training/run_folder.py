@@ -105,7 +105,9 @@ class RunFolder:
         return [(int(step), name, float(value)) for step, name, value in rows]
 
     def cut_metrics(self, step: int) -> None:
-        """Drop the rows beyond ``step``: a resumed run writes them again."""
+        """Drop the rows beyond ``step``: a resumed run writes them again. -1 drops all."""
+        if not self.metrics.exists():
+            return
         kept = [row for row in self.read_metrics() if row[0] <= step]
         buffer = io.StringIO()
         writer = csv.writer(buffer)

@@ -1,4 +1,4 @@
-"""``summary.json``: what a run has reached, rewritten whenever that changes."""
+"""What a run has reached: in every checkpoint, and for people in ``summary.json``."""
 
 from __future__ import annotations
 
@@ -8,73 +8,106 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
-from srtrain.files import read_json
 from srtrain.networks.storage import checkpoint_name
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from lightning.pytorch import LightningModule, Trainer
 
     from srtrain.training.checkpointing import Checkpointing
     from srtrain.training.records import Records
     from srtrain.training.run_folder import RunFolder
-    from srtrain.training.supervised import SupervisedSR
+    from srtrain.training.validation import Validation
 
 
 class Summary(Callback):
-    """Keeps the run folder's ``summary.json`` true; ``seconds`` adds up over resumed runs."""
+    """Keeps ``summary.json`` true; ``restore`` continues from what a checkpoint holds of it.
+
+    ``seconds`` adds up over resumed runs; ``val_step`` is the step that ``val`` was measured at.
+    """
 
     def __init__(
-        self, folder: RunFolder, records: Records, checkpointing: Checkpointing, *, continued: bool
+        self,
+        folder: RunFolder,
+        validation: Validation,
+        records: Records,
+        checkpointing: Checkpointing,
+        *,
+        weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.folder = folder
+        self.validation = validation
         self.records = records
         self.checkpointing = checkpointing
-        earlier = self._earlier() if continued else {}
-        self.seconds_before = float(earlier.get("seconds", 0.0))
+        self.weights = dict(weights)
+        self._seconds_before = 0.0
         self._started = time.perf_counter()
+        self._trained = False
 
-    def _earlier(self) -> dict[str, Any]:
-        """What an earlier process wrote, or nothing."""
-        if not self.folder.summary.exists():
-            return {}
-        content: dict[str, Any] = read_json(self.folder.summary)
-        return content
+    def content(self, step: int) -> dict[str, Any]:
+        """Everything reached by ``step``."""
+        last = self.checkpointing.last_step
+        return {
+            "generator_steps": step,
+            "discriminator_steps": 0,
+            "checkpoint": None if last is None else f"checkpoints/{checkpoint_name(last)}",
+            "best": self.checkpointing.best or None,
+            "val": self.validation.val,
+            "val_step": self.validation.measured_at,
+            "bicubic": self.validation.bicubic,
+            "protocol": self.validation.metrics.protocol,
+            "loss": {"weights": self.weights, **self.records.shares},
+            "seconds": round(self._seconds_before + time.perf_counter() - self._started, 1),
+            "samples_per_second": round(self.records.samples_per_second, 2),
+        }
+
+    def restore(self, earlier: Mapping[str, Any], *, same_sets: Collection[str]) -> None:
+        """Continue from the ``content`` that a checkpoint was saved with.
+
+        Figures are kept for ``same_sets`` alone, the validation sets that hold what they held;
+        the sets' mean, and what was best by it, only if they are all of them.
+        """
+        validation, checkpointing = self.validation, self.checkpointing
+        self._seconds_before = float(earlier["seconds"])
+        self.records.samples_per_second = float(earlier["samples_per_second"])
+        shares = {key: value for key, value in earlier["loss"].items() if key != "weights"}
+        self.records.shares = shares
+        checkpointing.last_step = int(earlier["generator_steps"])
+        kept = {name: row for name, row in earlier["bicubic"].items() if name in same_sets}
+        validation.bicubic = kept
+        if set(same_sets) != set(validation.names) or set(earlier["val"]) != set(same_sets):
+            return
+        validation.val, validation.measured_at = dict(earlier["val"]), earlier["val_step"]
+        checkpointing.monitored()
+        best = earlier["best"] or {}
+        if best.get("metric") == checkpointing.monitor:
+            checkpointing.best = dict(best)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on an exception leaves something to tell."""
+        self._trained = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """New figures."""
-        self.write(trainer, pl_module)
+        self.write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step."""
-        self.write(trainer, pl_module)
+        self.write(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """What was reached before it broke."""
-        if trainer.state.fn == "fit":
-            self.write(trainer, pl_module)
+        if trainer.state.fn == "fit" and self._trained:
+            self.write(trainer)
 
-    def write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def write(self, trainer: Trainer) -> None:
         """Replace the file; rank 0 alone."""
-        if not trainer.is_global_zero:
-            return
-        module: SupervisedSR = pl_module  # type: ignore[assignment]
-        validation, last = module.validation, self.checkpointing.last_step
-        content = {
-            "generator_steps": trainer.global_step,
-            "discriminator_steps": 0,
-            "checkpoint": None if last is None else f"checkpoints/{checkpoint_name(last)}",
-            "best": self.checkpointing.best or None,
-            "val": validation.val,
-            "bicubic": validation.bicubic,
-            "protocol": validation.metrics.protocol,
-            "loss": {"weights": module.loss.weights, **self.records.shares},
-            "seconds": round(self.seconds_before + time.perf_counter() - self._started, 1),
-            "samples_per_second": round(self.records.samples_per_second, 2),
-        }
-        self.folder.write_summary(_json_numbers(content))
+        if trainer.is_global_zero:
+            self.folder.write_summary(_json_numbers(self.content(trainer.global_step)))
 
 
 def _json_numbers(content: Any) -> Any:

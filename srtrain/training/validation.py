@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from srtrain.batch import Batch
     from srtrain.metrics.image_metrics import ImageMetrics
 
+Item = TypeVar("Item")
 Figures = dict[str, dict[str, float]]
 Row = tuple[int, int, dict[str, Tensor]]  # set, sample, figures of this one image
 
@@ -33,7 +34,7 @@ class Panel(NamedTuple):
 class Validation:
     """Measures each validation image once per round; reduces over images and ranks.
 
-    ``upscale(lr)`` gives the baseline. Its figures (``bicubic``) are measured in the first round
+    ``upscale(lr)`` gives the baseline. Its figures (``bicubic``) are measured once for each set
     and kept, its pictures are made for the first ``num_panels`` images of each set.
     """
 
@@ -51,6 +52,7 @@ class Validation:
         self.num_panels = num_panels
         self.val: Figures = {}
         self.bicubic: Figures = {}
+        self.new_bicubic: Figures = {}  # those of the last round
         self.panels: list[Panel] = []
         self.measured_at: int | None = None
         self._rows: list[Row] = []
@@ -66,10 +68,11 @@ class Validation:
         samples = [int(sample) for sample in batch["sample"]]
         self._rows += _rows(data, samples, self.metrics(sr, hr, lr))
         shown = [b for b, sample in enumerate(samples) if sample < self.num_panels]
-        if self.bicubic and not shown:
+        known = self.names[data] in self.bicubic
+        if known and not shown:
             return
         bicubic = self.upscale(lr).clamp(0, 1)
-        if not self.bicubic:
+        if not known:
             self._bicubic_rows += _rows(data, samples, self.metrics(bicubic, hr, lr))
         for b in shown:
             images = (image[b].float().cpu() for image in (lr, bicubic, sr.clamp(0, 1), hr))
@@ -78,8 +81,10 @@ class Validation:
     def finish(self, step: int) -> None:
         """Reduce over all images of all ranks; every rank ends with the same figures."""
         self.val = self._reduce(self._rows)
-        if not self.bicubic:
-            self.bicubic = self._reduce(self._bicubic_rows)
+        new = [name for name in self.names if name not in self.bicubic]
+        measured = self._reduce(self._bicubic_rows) if new else {}
+        self.new_bicubic = {name: measured[name] for name in new}
+        self.bicubic |= self.new_bicubic
         self.measured_at = step
 
     def mean(self, metric: str) -> float | None:
@@ -88,7 +93,7 @@ class Validation:
         return sum(values) / len(values) if values else None
 
     def _reduce(self, rows: list[Row]) -> Figures:
-        gathered = sorted(_all_ranks(rows), key=lambda row: row[:2])
+        gathered = sorted(all_ranks(rows), key=lambda row: row[:2])
         return {
             name: self.metrics.reduce([row[2] for row in gathered if row[0] == index])
             for index, name in enumerate(self.names)
@@ -103,9 +108,10 @@ def _rows(data: int, samples: list[int], figures: Mapping[str, Tensor]) -> list[
     ]
 
 
-def _all_ranks(rows: list[Row]) -> list[Row]:
+def all_ranks(items: list[Item]) -> list[Item]:
+    """The lists of all ranks, one after the other, on every rank."""
     if not (dist.is_available() and dist.is_initialized()):
-        return rows
+        return items
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, rows)
-    return [row for part in gathered for row in part]
+    dist.all_gather_object(gathered, items)
+    return [item for part in gathered for item in part]

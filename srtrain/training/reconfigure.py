@@ -1,0 +1,58 @@
+"""A resumed run trains as it is configured now, not as it was when the checkpoint was written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.callbacks import Callback
+from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+class Reconfigure(Callback):
+    """After the optimizer's state is loaded, its options are again those of the configuration.
+
+    A checkpoint brings moments and counters, and with them the options of its day: learning rate,
+    betas, weight decay, the schedule's base. With an unchanged configuration nothing changes, not
+    by a bit; with another ``max_steps`` the schedule is rescaled from the first step on.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the options of a newly made optimizer and schedule."""
+        configured: Any = pl_module.configure_optimizers()
+        reconfigure(
+            trainer.optimizers[0],
+            trainer.lr_scheduler_configs[0].scheduler,
+            as_optimizer=configured["optimizer"],
+            as_scheduler=configured["lr_scheduler"],
+        )
+
+
+def reconfigure(
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    *,
+    as_optimizer: Optimizer,
+    as_scheduler: LRScheduler,
+) -> None:
+    """Give a loaded optimizer and scheduler the options of two new ones; state and step stay.
+
+    The present learning rate is ``base · factor(step)`` of a LambdaLR, as all of ``conf/scheduler``
+    are; that of another scheduler is scaled as its base is.
+    """
+    before, scheduler.base_lrs = scheduler.base_lrs, list(as_scheduler.base_lrs)
+    groups = optimizer.param_groups
+    if isinstance(scheduler, LambdaLR):
+        factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    else:
+        ratios = [now / old for now, old in zip(scheduler.base_lrs, before, strict=True)]
+        rates = [group["lr"] * ratio for group, ratio in zip(groups, ratios, strict=True)]
+    for group, configured, rate in zip(groups, as_optimizer.param_groups, rates, strict=True):
+        group.update({key: value for key, value in configured.items() if key != "params"})
+        group["lr"] = rate
+    scheduler._last_lr = rates
