@@ -55,3 +55,14 @@ class InterruptedRunError(SrtrainError):
     """Ctrl-C, after saving."""
 
     exit_code = 130
+
+
+class Stopped(BaseException):
+    """Signal ``number`` asked the run to stop.
+
+    Not an Exception: nobody but the command line may take it for a failure and carry on.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number

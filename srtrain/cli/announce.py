@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from srtrain.cli import table
-from srtrain.cli.resume import short
+from srtrain.cli.process import short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

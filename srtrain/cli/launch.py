@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import uuid
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srtrain.errors import ConfigError, DistributedError, SrtrainError
+from srtrain.cli.process import LEAVE, SIGNALS
+from srtrain.errors import ConfigError, DistributedError, SrtrainError, Stopped
 from srtrain.ranks import launched, rank
 
 if TYPE_CHECKING:
@@ -52,12 +50,12 @@ def agree_on(folder: Path, *, timeout_s: int) -> Path:
 
 
 def launch(options: TrainerOptions, words: Sequence[str]) -> None:
-    """Run ``python -m srtrain WORDS`` once per device and wait.
+    """Run ``python -m srtrain WORDS`` once per device, hand on the signals, and wait.
 
-    Raises: the error class of the first rank that failed, which has said why on its stderr.
+    Raises: the error class of the first rank that failed, which has said why on its stderr; Stopped
+        when a signal came.
     """
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from srtrain.cli.agent import failures_of_ranks
 
     if options.num_nodes > 1:
         raise ConfigError(
@@ -67,22 +65,15 @@ def launch(options: TrainerOptions, words: Sequence[str]) -> None:
         )
     threads = max(1, (os.cpu_count() or 1) // options.devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=options.devices,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.5,
-    )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks tell
-    try:
-        elastic_launch(config, entrypoint=sys.executable)("-m", "srtrain", *words)
-    except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        kind = KNOWN_CODES.get(failure.exitcode, DistributedError)
-        raise kind(
-            f"rank {number} ended with code {failure.exitcode}", fix="its own message stands above"
-        ) from error
+    SIGNALS.patient, SIGNALS.saved = True, "what was saved is said above"
+    failed = failures_of_ranks(options.devices, words)
+    SIGNALS.patient = False
+    if not failed:
+        return
+    stops = {error.exit_code for error in LEAVE.values()}
+    # One that is asked to stop may break what the others wait for.
+    number, code = min(failed.items(), key=lambda item: item[1] not in stops)
+    if SIGNALS.stop_requested() and (code in stops or code not in KNOWN_CODES):
+        raise Stopped(SIGNALS.stop_requested())
+    kind = KNOWN_CODES.get(code, DistributedError)
+    raise kind(f"rank {number} ended with code {code}", fix="its own message stands above")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import srtrain
 from srtrain.cli.flags import FLAGS, Request, read_flags
+from srtrain.cli.process import lifetime
 from srtrain.cli.tell import expected, tell
 from srtrain.config.nearest import did_you_mean, nearest
 from srtrain.errors import ConfigError
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     verbose = not {"verbose=true", "--verbose"}.isdisjoint(words)
     try:
-        return _dispatch(words)
+        return _dispatch(words, to_the_end=argv is None)
     except KeyboardInterrupt:
         print("srtrain: interrupted", file=sys.stderr)
         return 130
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return known.exit_code
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], *, to_the_end: bool) -> int:
     first = words[0] if words else "--help"
     if "=" not in first and not first.startswith(("-", "+", "~")):
         return _subcommand(first, words[1:])
@@ -64,7 +65,8 @@ def _dispatch(words: list[str]) -> int:
         if "completion" in request.switches:
             return sweep.complete(words)
         return sweep.sweep(request)
-    return _train(request)
+    with lifetime(words, to_the_end=to_the_end):
+        return _train(request)
 
 
 def _subcommand(name: str, words: list[str]) -> int:

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from srtrain.cli.flags import Request, read_flags
+from srtrain.cli.process import lifetime
 from srtrain.cli.tell import expected, tell
 from srtrain.config.compose import (
     VERSION_BASE,
@@ -23,7 +24,7 @@ from srtrain.config.compose import (
 from srtrain.config.location import conf_dir
 from srtrain.config.preflight import prepare
 from srtrain.config.problems import RefusedError
-from srtrain.config.words import jobs_of, shorthand
+from srtrain.config.words import jobs_of, quote_path, shorthand
 from srtrain.errors import InterruptedRunError, PreemptedError, SrtrainError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def sweep(request: Request) -> int:
 
     Raises: RefusedError with the problems of all jobs.
     """
-    words = shorthand(request.words)
+    words = [quote_path(word, sweeps=True) for word in shorthand(request.words)]
     check_jobs(words, request)
     # A sweep needs a folder for Hydra's own record of it; only SLURM's launcher reads it back.
     with tempfile.TemporaryDirectory(prefix="srtrain-sweep-") as scratch:
@@ -108,9 +109,10 @@ def job(_: DictConfig) -> float | None:
         folder = f"{run_dir(plan.config, plan.experiment)}_{asked.job.num}"
         plan = _in_folder(plan, folder)
         print(f"job {asked.job.num}: {' '.join(request.words)}")
-        return train.run(
-            plan.config, experiment=plan.experiment, choices=plan.choices, argv=plan.argv
-        )
+        with lifetime(plan.argv):
+            return train.run(
+                plan.config, experiment=plan.experiment, choices=plan.choices, argv=plan.argv
+            )
     except (InterruptedRunError, PreemptedError) as error:
         tell(error)
         raise SystemExit(error.exit_code) from error  # ends the sweep, not only the job

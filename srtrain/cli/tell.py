@@ -10,7 +10,10 @@ from srtrain.ranks import rank
 
 
 def tell(error: SrtrainError) -> None:
-    """One line on stderr for each problem: what, where, how to fix; what all ranks say, once."""
+    """One line on stderr for each problem: what, where, how to fix; what all ranks say, once.
+
+    The command that continues a run is a line of its own, the last.
+    """
     if rank() and isinstance(error, InterruptedRunError | PreemptedError):
         return
     problems = error.problems if isinstance(error, RefusedError) else (error,)

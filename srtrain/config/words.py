@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 # More jobs than this are not all composed before the first starts.
 MAX_CHECKED_JOBS = 64
 
+# Keys that name files and folders, and what their values look like where Hydra has a say in them.
+PATH_WORD = re.compile(
+    r"(?P<key>\+{0,2}(?:run_dir|resume|init_from(?:\.path)?|paths\.\w+|data\.(?:train|val)(?:\.[^=]+)?"
+    r"|metrics\.lpips\.features|loss\.terms\.\w+\.features))=(?P<text>.*)",
+    re.DOTALL,
+)
+SAME_TO_HYDRA = re.compile(r"[\w./~+@%-]*", re.ASCII)
+HYDRAS_OWN = re.compile(r"""[\[{'"]|.*(?:\\|\$\{)""", re.DOTALL)
+SWEEP = re.compile(r"(?:choice|glob|interval|range|shuffle|sort|tag)\(")
+
 
 @dataclass(frozen=True)
 class Words:
@@ -36,7 +47,7 @@ def read_words(words: Iterable[str], groups: Groups) -> Words:
     """Parse every word by itself, so that one bad word does not hide another."""
     kinds: dict[str, list[Override]] = {"hydra": [], "groups": [], "values": []}
     problems: list[ConfigError] = []
-    for override in _parse(words, problems):
+    for override in _parse(map(quote_path, words), problems):
         key = override.key_or_group
         if key.startswith(("hydra.", "hydra/")):
             kinds["hydra"].append(override)
@@ -58,6 +69,26 @@ def shorthand(words: Sequence[str]) -> list[str]:
         else word
         for word in words
     ]
+
+
+def quote_path(word: str, *, sweeps: bool = False) -> str:
+    """``run_dir=Läufe (1)`` as ``run_dir="Läufe (1)"``: paths come as the shell delivers them.
+
+    Lists, maps, quoted and escaped text keep Hydra's grammar; with ``sweeps``, so do its functions,
+    and a comma stands between two values.
+    """
+    found = PATH_WORD.fullmatch(word)
+    if found is None or HYDRAS_OWN.match(found["text"]) or (sweeps and SWEEP.match(found["text"])):
+        return word
+    parts = found["text"].split(",") if sweeps else [found["text"]]
+    return f"{found['key']}={','.join(_quoted(part) for part in parts)}"
+
+
+def _quoted(text: str) -> str:
+    if SAME_TO_HYDRA.fullmatch(text):
+        return text
+    escaped = text.replace('"', r"\"")
+    return f'"{escaped}"'
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:

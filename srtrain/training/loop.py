@@ -29,6 +29,7 @@ __all__ = [  # Lightning's own names: cli/ uses them from here
 ]
 
 SIGTERM_QUESTION = "_broadcast_sigterm_tensor"
+SIGNAL_CONNECTOR = "_signal_connector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ def make_trainer(
     # Before every step Lightning waits for rank 0 to say whether it got a SIGTERM, and the device
     # runs dry; Interrupt asks without waiting.
     setattr(trainer.fit_loop.epoch_loop, SIGTERM_QUESTION, lambda: None)
+    # Its SIGTERM handler broadcasts, from within whatever the other ranks are not waiting in.
+    getattr(trainer, SIGNAL_CONNECTOR).register_signal_handlers = lambda: None
     return trainer
 
 

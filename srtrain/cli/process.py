@@ -1,0 +1,127 @@
+"""A run's process: which signals ask it to stop, and with what words and code it then leaves."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srtrain.cli.tell import expected
+from srtrain.errors import InterruptedRunError, PreemptedError, SrtrainError, Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+LEAVE: dict[int, type[SrtrainError]] = {
+    signal.SIGINT: InterruptedRunError,
+    signal.SIGTERM: PreemptedError,
+    signal.SIGUSR1: PreemptedError,  # Slurm, some time before the limit
+}
+
+
+class Signals:
+    """The first signal asks the run to stop, and those that follow are ignored.
+
+    It stops at once, by raising ``Stopped``, unless ``patient``: then whoever can save asks
+    ``stop_requested`` at the end of each step. ``saved`` is what there is to say about that.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._owner = 0
+        self.patient = False
+        self.saved = ""
+
+    def stop_requested(self) -> int:
+        """The number of the signal that came first, or 0."""
+        return self._received
+
+    @contextmanager
+    def heard(self, *, to_the_end: bool = False) -> Iterator[None]:
+        """Listen; ``to_the_end`` of the process if one came, so that no later one changes its code.
+
+        Only the main thread can: runs of a sweep in threads leave the signals alone.
+        """
+        self._received, self._owner, self.patient = 0, os.getpid(), False
+        self.saved = "nothing to save yet"
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._hear) for number in LEAVE}
+        try:
+            yield
+        finally:
+            self.patient = True
+            if not (to_the_end and self._received):
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a fork that reads images; it goes with its parent
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        first = not self._received
+        self._received = self._received or number
+        if first and not self.patient:
+            raise Stopped(number)
+
+
+SIGNALS = Signals()
+
+
+@contextmanager
+def lifetime(words: Sequence[str], *, to_the_end: bool = False) -> Iterator[None]:
+    """A run, from before anything is built until nothing is left to do.
+
+    ``words`` are its command line. Exceptions may carry ``run_dir``, the run's folder.
+
+    Raises: PreemptedError or InterruptedRunError, with the command that continues the run, when a
+    signal stopped it, or made what it waited for break.
+    """
+    with SIGNALS.heard(to_the_end=to_the_end):
+        try:
+            yield
+        except (Stopped, PreemptedError, InterruptedRunError) as stop:
+            raise _leaving(stop, words) from None
+        except Exception as error:
+            if SIGNALS.stop_requested() and expected(error) is None:
+                raise _leaving(error, words) from error
+            raise
+
+
+def _leaving(stop: BaseException, words: Sequence[str]) -> SrtrainError:
+    folder: Path | None = vars(stop).get("run_dir")
+    where = str(folder or "")
+    fix = f"continue with:\n{continue_command(folder, words)}"
+    if isinstance(stop, SrtrainError):  # what the ranks say
+        return type(stop)(stop.what, where=where, fix=fix)
+    number = SIGNALS.stop_requested()
+    what = f"stopped by {signal.Signals(number).name}, {SIGNALS.saved}"
+    return LEAVE[number](what, where=where, fix=fix)
+
+
+def continue_command(folder: Path | None, words: Sequence[str] = ()) -> str:
+    """The command, quoted for a shell, that continues the run in ``folder``.
+
+    A run that was stopped before it wrote its configuration starts by its own ``words``.
+    """
+    if folder is None:
+        asked = [*words]
+    elif words and not (folder / "config.yaml").exists():
+        asked = [word for word in words if not word.startswith("run_dir=")]
+        asked.append(f"run_dir={short(folder)}")
+    else:
+        asked = [f"resume={short(folder)}"]
+    return shlex.join(["python", "-m", "srtrain", *asked])
+
+
+def short(path: Path) -> Path:
+    """Relative to the working directory where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
