@@ -195,7 +195,7 @@ def _trainer(*, rank: int = 0) -> Any:  # noqa: ANN401
 
 
 def test_summary(folder: RunFolder) -> None:
-    _summary(folder).write(_trainer())
+    _summary(folder).write(7)
     written = read_json(folder.summary)
     assert written.pop("seconds") >= 0
     assert written == {
@@ -213,7 +213,7 @@ def test_summary(folder: RunFolder) -> None:
 
 
 def test_summary_is_json(folder: RunFolder) -> None:
-    _summary(folder, psnr=math.inf, last_step=7).write(_trainer())
+    _summary(folder, psnr=math.inf, last_step=7).write(7)
     written = read_json(folder.summary)
     assert written["checkpoint"] == "checkpoints/step-000007.ckpt"
     assert written["val"]["a"]["psnr_y"] is None  # infinity is no JSON number
@@ -252,5 +252,6 @@ def test_what_breaks_before_training_writes_no_summary(folder: RunFolder) -> Non
 
 
 def test_other_ranks_write_no_summary(folder: RunFolder) -> None:
-    _summary(folder).write(_trainer(rank=1))
+    trainer = _trainer(rank=1)
+    _summary(folder).on_train_end(trainer, trainer)
     assert not folder.summary.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,17 @@ def weights(folder: RunFolder, step: int) -> dict[str, torch.Tensor]:
     content = read_checkpoint(folder.checkpoints / f"step-{step:06d}.ckpt")
     raw = content["train_state"]["state_dict"]
     return {**content["state_dict"], **{f"raw.{name}": value for name, value in raw.items()}}
+
+
+def cut_back(run: RunFolder, target: Path, step: int) -> RunFolder:
+    """A copy of a run as a kill after ``step`` would have left it."""
+    shutil.copytree(run.path, target)
+    for path in (target / "checkpoints").glob("step-*.ckpt"):
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+    return RunFolder(target)
+
+
+def losses(folder: RunFolder) -> list[tuple[int, float]]:
+    """The mean loss of every logged step."""
+    return [(step, value) for step, name, value in folder.read_metrics() if name == "train/loss"]

@@ -23,7 +23,6 @@ from srtrain.cli.resume import (
 )
 from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError
-from srtrain.files import read_json
 from srtrain.networks.storage import checkpoint_name
 from srtrain.ranks import rank
 from srtrain.training.checkpointing import Checkpointing, OneFile
@@ -111,14 +110,9 @@ def _train(run: Run) -> float | None:
     own = identity(config, module, run.choices["experiment"])
     parts = _parts(run, module)
     summary = parts.summary
-    step = 0
-    if found is not None:
-        step = _restore(run, found[1], own, data, summary)
-        if step >= options.max_steps:
-            run.console.print(f"finished before: step {step} of {options.max_steps}")
-            if module.validation.measured_at == step and run.folder.summary.exists():
-                announce.report(run.console, run.folder, module, read_json(run.folder.summary))
-                return module.validation.mean("psnr_y")
+    step = -1 if found is None else _restore(run, found[1], own, data, summary)
+    if step >= options.max_steps and module.validation.measured_at == step:
+        return _report(run, module, summary, step)
     announce.header(run.console, config, options, module, run.choices)
 
     def about(step: int) -> dict[str, Any]:
@@ -131,13 +125,19 @@ def _train(run: Run) -> float | None:
     if trainer.is_global_zero:
         head = choices_line(run.choices)
         run.folder.write_config(head + OmegaConf.to_yaml(config, resolve=True))
-        run.folder.cut_metrics(step if path else -1)
+        run.folder.cut_metrics(step)
     if options.compile:
         generator.net.compile()
     if path is None:
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
-    return _finish(run, module, data, trainer, summary)
+    if module.validation.measured_at != trainer.global_step:  # stopped or killed before that
+        trainer.validate(module, datamodule=data, verbose=False)
+    mean = _report(run, module, summary, trainer.global_step)
+    for logger in trainer.loggers:
+        if isinstance(logger, Wandb):
+            logger.close()
+    return mean
 
 
 def _parts(run: Run, module: SupervisedSR) -> Parts:
@@ -166,6 +166,8 @@ def _restore(
     step = int(content["step"])
     if step < run.options.max_steps:
         run.console.print(f"resumed from step {step} ({checkpoint_name(step)})")
+    else:
+        run.console.print(f"finished before: step {step} of {run.options.max_steps}")
     changed = changes(content["config"], own["config"])
     if changed:
         run.console.print(f"resumed with {' · '.join(changed)}", markup=False)
@@ -193,17 +195,10 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     )
 
 
-def _finish(
-    run: Run, module: SupervisedSR, data: SRData, trainer: Trainer, summary: Summary
-) -> float | None:
-    """Measure the last step unless that has been done, then report."""
-    if module.validation.measured_at != trainer.global_step:
-        trainer.validate(module, datamodule=data, verbose=False)
-    if trainer.is_global_zero:
-        summary.write(trainer)
+def _report(run: Run, module: SupervisedSR, summary: Summary, step: int) -> float | None:
+    """The curves, the tables, and where everything lies; returns the mean Y-PSNR."""
+    if rank() == 0:
+        content = summary.write(step)
         plot_curves(run.folder)
-        announce.report(run.console, run.folder, module, read_json(run.folder.summary))
-    for logger in trainer.loggers:
-        if isinstance(logger, Wandb):
-            logger.close()
+        announce.report(run.console, run.folder, module, content)
     return module.validation.mean("psnr_y")

@@ -91,23 +91,28 @@ class Summary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """New figures."""
-        self.write(trainer)
+        self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last step."""
-        self.write(trainer)
+        self._write(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """What was reached before it broke."""
         if trainer.state.fn == "fit" and self._trained:
-            self.write(trainer)
+            self._write(trainer)
 
-    def write(self, trainer: Trainer) -> None:
-        """Replace the file; rank 0 alone."""
+    def write(self, step: int) -> dict[str, Any]:
+        """Replace the file; returns what it holds."""
+        content: dict[str, Any] = _json_numbers(self.content(step))
+        self.folder.write_summary(content)
+        return content
+
+    def _write(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
-            self.folder.write_summary(_json_numbers(self.content(trainer.global_step)))
+            self.write(trainer.global_step)
 
 
 def _json_numbers(content: Any) -> Any:
