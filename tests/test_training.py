@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ import torch
 from srtrain.files import read_json
 from srtrain.networks.storage import newest_valid, read_checkpoint
 from srtrain.training.run_folder import RunFolder
-from tests.training import draw_sets, train, weights, words
+from tests.conftest import ROOT
+from tests.training import cut_back, draw_sets, losses, train, weights, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,43 +69,6 @@ def test_checkpoint_describes_itself(straight: RunFolder) -> None:
     assert all(torch.equal(content["state_dict"][name], average[name]) for name in average)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [2, 4])
-def test_resume_is_the_uninterrupted_run(
-    workers: int, step: int, images: Path, straight: RunFolder, tmp_path: Path
-) -> None:
-    folder = _cut_back(straight, tmp_path / "cut", step)
-    train(images, folder.path, f"data.num_workers={workers}")
-    expected, resumed = weights(straight, 6), weights(folder, 6)
-    assert expected.keys() == resumed.keys()
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert _losses(folder) == _losses(straight)
-
-
-@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
-def test_resume_draws_the_same_dropped_paths(images: Path, tmp_path: Path) -> None:
-    extra = (
-        "generator=swinir_light",
-        "generator.depths=[2]",
-        "generator.num_heads=[2]",
-        "generator.embed_dim=8",
-        "generator.window_size=4",
-    )
-    whole = train(images, tmp_path / "whole", *extra)
-    cut = _cut_back(whole, tmp_path / "cut", 2)
-    train(images, cut.path, *extra)
-    assert _losses(cut) == _losses(whole)
-
-
-def test_resume_takes_the_folders_own_configuration(straight: RunFolder, tmp_path: Path) -> None:
-    from srtrain.cli.main import main
-
-    folder = _cut_back(straight, tmp_path / "own", 4)
-    assert main([f"resume={folder.path}"]) == 0
-    expected = weights(straight, 6)
-    assert all(torch.equal(value, expected[name]) for name, value in weights(folder, 6).items())
-
-
 def test_init_from_starts_where_the_file_ends(
     images: Path, straight: RunFolder, tmp_path: Path
 ) -> None:
@@ -113,28 +76,6 @@ def test_init_from_starts_where_the_file_ends(
     measured = {name: value for step, name, value in began.read_metrics() if step == 0}
     for name, value in read_json(straight.summary)["val"]["tiny"].items():
         assert measured[f"val/tiny/{name}"] == pytest.approx(value, rel=1e-6)
-
-
-def test_torn_checkpoint_is_passed_over(images: Path, straight: RunFolder, tmp_path: Path) -> None:
-    folder = _cut_back(straight, tmp_path / "torn", 4)
-    newest = folder.checkpoints / "step-000004.ckpt"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    found = newest_valid(folder.path)
-    assert found is not None
-    assert found.name == "step-000002.ckpt"
-    train(images, folder.path)
-    assert _losses(folder) == _losses(straight)
-
-
-def test_finished_run_reports_and_extends(
-    images: Path, straight: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = _cut_back(straight, tmp_path / "longer", 6)
-    train(images, folder.path)
-    assert "finished before: step 6 of 6" in capsys.readouterr().out
-    train(images, folder.path, "trainer.max_steps=8")
-    assert "resumed from step 6" in capsys.readouterr().out
-    assert read_json(folder.summary)["generator_steps"] == 8
 
 
 @pytest.mark.parametrize(
@@ -156,7 +97,7 @@ def test_refusals(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = _cut_back(straight, tmp_path / "used", 6)
+    folder = cut_back(straight, tmp_path / "used", 6)
     before = sorted(path.name for path in folder.checkpoints.iterdir())
     train(images, folder.path, *extra, code=code)
     message = capsys.readouterr().err
@@ -168,7 +109,7 @@ def test_refusals(
 def test_second_process_is_refused(
     images: Path, straight: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = _cut_back(straight, tmp_path / "held", 6)
+    folder = cut_back(straight, tmp_path / "held", 6)
     folder.create()
     with folder.locked():
         train(images, folder.path, code=2)
@@ -201,7 +142,7 @@ def test_divergence_names_the_term_and_keeps_the_last_checkpoint(
     folder = train(images, tmp_path / "nan", "optimizer.lr=1e30", "model.clip_norm=null", code=5)
     message = capsys.readouterr().err
     assert "not finite" in message
-    assert "resume=" in message
+    assert f"resume={folder.path} optimizer.lr=5e+29" in message
     found = newest_valid(folder.path)
     assert found is None or all(
         bool(value.isfinite().all()) for value in read_checkpoint(found)["state_dict"].values()
@@ -217,8 +158,33 @@ def test_best_checkpoint_survives_pruning(images: Path, tmp_path: Path) -> None:
     assert kept == {best, "step-000006.ckpt"}
 
 
+def test_the_last_step_competes_for_the_best(images: Path, tmp_path: Path) -> None:
+    """Six steps, validated after every fourth: the sixth is measured too, and better."""
+    folder = train(images, tmp_path / "last", "trainer.val_every_n_steps=4", "optimizer.lr=1e-4")
+    summary = read_json(folder.summary)
+    assert (summary["val_step"], summary["best"]["step"]) == (6, 6)
+    assert [step for step, name, _ in folder.read_metrics() if name == "val/tiny/psnr_y"] == [
+        0,
+        4,
+        6,
+    ]
+    saved = read_checkpoint(folder.checkpoints / "step-000006.ckpt")["reached"]
+    assert saved["val"] == summary["val"]
+    assert (saved["best"], saved["checkpoint"]) == (summary["best"], summary["checkpoint"])
+
+
+def test_an_unknown_metric_is_refused_before_training(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train(images, tmp_path / "typo", "checkpoint.monitor=psnr", code=2)
+    message = capsys.readouterr().err
+    assert "nothing measures psnr · checkpoint.monitor · choose one of bias, " in message
+    assert "psnr_y" in message
+    assert losses(folder) == []
+
+
 @pytest.mark.parametrize(
-    "experiment", sorted(path.stem for path in Path("conf/experiment").glob("*.yaml"))
+    "experiment", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 )
 def test_every_experiment_trains(experiment: str, images: Path, tmp_path: Path) -> None:
     folder = train(images, tmp_path / experiment, f"experiment={experiment}")
@@ -235,6 +201,10 @@ def test_two_ranks_are_one(
     for name, value in weights(straight, 6).items():
         torch.testing.assert_close(weights(folder, 6)[name], value, atol=1e-6, rtol=0)
     one, two = read_json(straight.summary), read_json(folder.summary)
+    assert [step for step, _ in losses(folder)] == [step for step, _ in losses(straight)]
+    for name in ("loss", "pixel", "grad_norm"):
+        one_rank, two_ranks = (_column(run, f"train/{name}") for run in (straight, folder))
+        assert two_ranks == pytest.approx(one_rank, rel=1e-5), name
     assert two["val"]["tiny"] == pytest.approx(one["val"]["tiny"], rel=1e-5)
     assert two["bicubic"]["tiny"] == pytest.approx(one["bicubic"]["tiny"], rel=1e-6)
 
@@ -283,14 +253,5 @@ def _ranks(process: subprocess.Popen[str]) -> list[int]:
     return [int(child) for child in children][:1]  # one is enough: the ranks agree
 
 
-def _cut_back(run: RunFolder, target: Path, step: int) -> RunFolder:
-    """A copy of a run as a kill after ``step`` would have left it."""
-    shutil.copytree(run.path, target)
-    for path in (target / "checkpoints").glob("step-*.ckpt"):
-        if int(path.stem.removeprefix("step-")) > step:
-            path.unlink()
-    return RunFolder(target)
-
-
-def _losses(folder: RunFolder) -> list[tuple[int, float]]:
-    return [(step, value) for step, name, value in folder.read_metrics() if name == "train/loss"]
+def _column(folder: RunFolder, name: str) -> list[float]:
+    return [value for _, row, value in folder.read_metrics() if row == name]

@@ -1,0 +1,85 @@
+"""Training figures: means over steps and ranks, with the clock stopped during validation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from srtrain.errors import DivergedError
+from srtrain.training import records as module_of_records
+from srtrain.training.records import Records
+from srtrain.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    Reduce = Callable[[Tensor], Tensor]
+
+BATCH = {"sample": torch.arange(4)}
+
+
+class _Run:
+    """Steps of a run without a network; ``now`` is the time."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *, reduce: Reduce = torch.clone
+    ) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(module_of_records.time, "perf_counter", lambda: self.now)
+        self.records = Records(RunFolder(folder), log_every_n_steps=10)
+        self.trainer: Any = SimpleNamespace(
+            global_step=0,
+            max_steps=1000,
+            world_size=1,
+            is_global_zero=True,
+            loggers=[],
+            optimizers=[SimpleNamespace(param_groups=[{"lr": 1e-4}])],
+            strategy=SimpleNamespace(reduce=lambda value, reduce_op: reduce(value)),
+        )
+        self.module: Any = SimpleNamespace(
+            loss=SimpleNamespace(weights={"pixel": 1.0}),
+            loss_details=lambda: ({"pixel": torch.tensor(2.0)}, {}),
+            validation=SimpleNamespace(val={}, new_bicubic={}),
+        )
+        self.records.on_train_start(self.trainer, self.module)
+
+    def step(self, value: float, *, seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.trainer.global_step += 1
+        self.module.step_values = {"loss": torch.tensor(value), "pixel": torch.tensor(value)}
+        self.records.on_train_batch_end(self.trainer, self.module, None, BATCH, 0)
+
+    def validate(self, *, seconds: float) -> None:
+        self.records.on_validation_start(self.trainer, self.module)
+        self.now += seconds
+        self.records.on_validation_end(self.trainer, self.module)
+
+
+def test_validation_is_not_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _Run(tmp_path, monkeypatch)
+    for step in range(1, 21):
+        run.step(0.5)
+        if step in (5, 12):
+            run.validate(seconds=60.0)
+    rates = [v for _, name, v in run.records.folder.read_metrics() if name.endswith("per_second")]
+    assert rates == [4.0, 4.0]  # 10 steps of 4 images in 10 s, twice
+
+
+def test_means_over_steps_and_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _Run(tmp_path, monkeypatch, reduce=lambda mine: (mine + 3 * mine) / 2)
+    for step in range(1, 11):
+        run.step(float(step))
+    assert run.records.latest["train/loss"] == 11.0  # 5.5 here, 16.5 on another rank
+
+
+def test_all_ranks_see_that_one_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _Run(tmp_path, monkeypatch, reduce=lambda mine: mine + torch.inf)
+    with pytest.raises(DivergedError, match="`pixel` is not finite at step 10"):
+        for _ in range(10):
+            run.step(0.5)
