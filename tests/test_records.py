@@ -80,6 +80,7 @@ def test_means_over_steps_and_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_all_ranks_see_that_one_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _Run(tmp_path, monkeypatch, reduce=lambda mine: mine + torch.inf)
+    for _ in range(9):
+        run.step(0.5)
     with pytest.raises(DivergedError, match="`pixel` is not finite at step 10"):
-        for _ in range(10):
-            run.step(0.5)
+        run.step(0.5)
