@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -18,9 +12,6 @@ from srtrain.networks.storage import newest_valid, read_checkpoint
 from srtrain.training.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.training import cut_back, draw_sets, losses, train, weights, words
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @pytest.fixture(scope="module")
@@ -208,50 +199,6 @@ def test_two_ranks_are_one(
         assert two_ranks == pytest.approx(one_rank, rel=1e-5), name
     assert two["val"]["tiny"] == pytest.approx(one["val"]["tiny"], rel=1e-5)
     assert two["bicubic"]["tiny"] == pytest.approx(one["bicubic"]["tiny"], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "extra"),
-    [
-        (signal.SIGTERM, 75, []),
-        pytest.param(signal.SIGINT, 130, [], marks=pytest.mark.slow),
-        pytest.param(
-            signal.SIGUSR1, 75, ["trainer=ddp", "trainer.devices=2"], marks=pytest.mark.slow
-        ),
-    ],
-)
-def test_signal_saves_and_the_same_command_continues(
-    number: signal.Signals, code: int, extra: list[str], images: Path, tmp_path: Path
-) -> None:
-    folder = RunFolder(tmp_path / "stopped")
-    asked = words(images, folder.path, "trainer.max_steps=100000", "trainer.val_every_n_steps=500")
-    command = [sys.executable, "-m", "srtrain", *asked, "checkpoint.every_n_steps=50000", *extra]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        _wait_for(lambda: folder.metrics.exists() and len(folder.read_metrics()) > 60, process)
-        for rank in _ranks(process) if extra else [process.pid]:
-            os.kill(rank, number)
-        message = process.communicate(timeout=120)[1]
-    assert process.returncode == code, message
-    found = newest_valid(folder.path)
-    assert found is not None
-    step = read_checkpoint(found)["step"]
-    assert f"saved step {step}" in message
-    assert f"python -m srtrain resume={folder.path}" in message
-    train(images, folder.path, f"trainer.max_steps={step + 2}", "checkpoint.every_n_steps=50000")
-    assert read_json(folder.summary)["generator_steps"] == step + 2
-
-
-def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
-def _ranks(process: subprocess.Popen[str]) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children][:1]  # one is enough: the ranks agree
 
 
 def _column(folder: RunFolder, name: str) -> list[float]:
