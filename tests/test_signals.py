@@ -78,6 +78,12 @@ def test_whoever_is_patient_asks_and_the_first_signal_counts() -> None:
         assert SIGNALS.stop_requested() == 0
 
 
+def test_what_another_rank_received_counts() -> None:
+    with pytest.raises(InterruptedRunError, match="stopped by SIGINT"), lifetime([]):
+        raise Stopped(signal.SIGINT)
+    assert SIGNALS.stop_requested() == signal.SIGINT
+
+
 def test_what_breaks_after_a_signal_is_its_doing() -> None:
     def broken(error: Exception) -> None:
         with lifetime([]):

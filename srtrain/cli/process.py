@@ -41,6 +41,10 @@ class Signals:
         """The number of the signal that came first, or 0."""
         return self._received
 
+    def note(self, number: int) -> None:
+        """This signal came, if only to another rank."""
+        self._received = self._received or number
+
     @contextmanager
     def heard(self, *, to_the_end: bool = False) -> Iterator[None]:
         """Listen; ``to_the_end`` of the process if one came, so that no later one changes its code.
@@ -68,7 +72,7 @@ class Signals:
                 os.kill(os.getpid(), number)
             return
         first = not self._received
-        self._received = self._received or number
+        self.note(number)
         if first and not self.patient:
             raise Stopped(number)
 
@@ -88,7 +92,10 @@ def lifetime(words: Sequence[str], *, to_the_end: bool = False) -> Iterator[None
     with SIGNALS.heard(to_the_end=to_the_end):
         try:
             yield
-        except (Stopped, PreemptedError, InterruptedRunError) as stop:
+        except Stopped as stop:
+            SIGNALS.note(stop.number)
+            raise _leaving(stop, words) from None
+        except (PreemptedError, InterruptedRunError) as stop:
             raise _leaving(stop, words) from None
         except Exception as error:
             if SIGNALS.stop_requested() and expected(error) is None:
