@@ -52,7 +52,7 @@ def _pooled(
 ) -> Iterator[list[tuple[int, T]]]:
     size = max(1, min(16, len(indices) // (8 * processes)))
     pool = ProcessPoolExecutor(
-        processes, _fork_where_possible(), initializer=_start, initargs=(work,)
+        processes, _fork_where_possible(), initializer=_start, initargs=(work, os.getpid())
     )
     try:
         chunks = [indices[first : first + size] for first in range(0, len(indices), size)]
@@ -72,7 +72,7 @@ def _pooled(
 _work: Callable[[int], Any]
 
 
-def _start(work: Callable[[int], Any]) -> None:
+def _start(work: Callable[[int], Any], parent: int) -> None:
     global _work
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -82,6 +82,8 @@ def _start(work: Callable[[int], Any]) -> None:
     if sys.platform == "linux":
         kill_with_parent = 1  # PR_SET_PDEATHSIG of prctl(2): leave no orphans
         ctypes.CDLL(None).prctl(kill_with_parent, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could take us along
+            os._exit(1)
 
 
 def _work_on(chunk: Iterable[int]) -> list[tuple[int, Any]]:
