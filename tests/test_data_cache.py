@@ -8,17 +8,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from srtrain.data import cache, decoding
-from srtrain.data.cache import is_cached, open_images
-from srtrain.data.collection import Files
+from srtrain.data.cache import open_images
+from srtrain.data.collection import Files, Survey
 from srtrain.data.sources import Bundled, Concat, Folder, Synthetic
 from srtrain.errors import DataError, StorageError
 from srtrain.images import read_rgb8
 from tests.data import folder_of, noise, save
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize("count", [3, 40])  # in this process, and in several
@@ -37,9 +41,12 @@ def test_known_folder_opens_without_reading_a_file(
 ) -> None:
     folder = folder_of(tmp_path / "hr", 3)
     root = tmp_path / "cache"
-    assert not is_cached(Folder(folder), cache_dir=root)
+    files = Folder(folder).files(folder)
+    assert cache.cached(files, cache_dir=root) is None
     first = open_images(Folder(folder), cache_dir=root, progress=False)
-    assert is_cached(Folder(folder), cache_dir=root)
+    known = cache.cached(files, cache_dir=root)
+    assert known is not None
+    assert known.names == first.names
 
     def refuse(*_: object) -> None:
         raise AssertionError("read again")
@@ -119,6 +126,83 @@ def test_bad_images_are_skipped_and_counted(
     assert "3 of 6 images cannot be read" in caplog.text
     with pytest.raises(DataError, match="3 of 6"):  # what one run accepts, another need not
         open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
+
+
+def _surveyed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    survey = Files.survey
+
+    def counted(self: Files, index: int) -> Survey:
+        seen.append(self.names[index])
+        return survey(self, index)
+
+    monkeypatch.setattr(Files, "survey", counted)
+    return seen
+
+
+def test_only_what_was_bad_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of(tmp_path / "hr", 6)
+    _spoil(folder)
+    root = tmp_path / "cache"
+    first = open_images(Folder(folder), cache_dir=root, on_bad="skip", progress=False)
+    caplog.clear()
+    seen = _surveyed(monkeypatch)
+    again = open_images(Folder(folder), cache_dir=root, on_bad="skip", progress=False)
+    assert seen == ["001", "002", "003"]
+    assert again.digest == first.digest
+    assert "3 of 6 images cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["survey", "decode"])
+def test_what_can_be_read_at_last_is_no_longer_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    folder, root = folder_of(tmp_path / "hr", 3), tmp_path / "cache"
+    whole = getattr(Files, step)
+
+    def fails_once(self: Files, index: int) -> object:
+        if index == 1:
+            raise OSError("the server is away")
+        return whole(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, step, fails_once)
+        images = open_images(Folder(folder), cache_dir=root, on_bad="skip", progress=False)
+        assert images.names == ["000", "002"]
+    images = open_images(Folder(folder), cache_dir=root, progress=False)
+    assert images.names == ["000", "001", "002"]
+    np.testing.assert_array_equal(images.hr(1), noise(40, 52, 1))
+
+
+def _truncate(path: Path) -> None:
+    with path.open("r+b") as stream:
+        stream.truncate(1000)
+
+
+@pytest.mark.parametrize(
+    ("victim", "damage"),
+    [
+        ("images/*/pixels.u8", _truncate),
+        ("images/*/pixels.u8", Path.unlink),
+        ("images/*/index.json", Path.unlink),
+        ("images/*/index.json", lambda path: path.write_bytes(bytes(100))),
+        ("images/*/index.json", lambda path: path.write_text("[]")),
+        ("keys/*.json", lambda path: path.write_bytes(b"")),
+        ("keys/*.json", lambda path: path.write_text('{"content": "gone"}')),
+    ],
+)
+def test_damaged_cache_is_built_again(
+    tmp_path: Path, victim: str, damage: Callable[[Path], object]
+) -> None:
+    folder, root = folder_of(tmp_path / "hr", 3), tmp_path / "cache"
+    digest = open_images(Folder(folder), cache_dir=root, progress=False).digest
+    (path,) = root.glob(victim)
+    damage(path)
+    images = open_images(Folder(folder), cache_dir=root, progress=False)
+    assert images.digest == digest
+    np.testing.assert_array_equal(images.hr(2), noise(40, 52, 2))
 
 
 def test_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from srtrain.data.collection import Source
+from srtrain.data import sources
+from srtrain.data.collection import Files, Source
 from srtrain.data.datamodule import SRData
-from srtrain.data.sources import Concat, Folder, Paired, Synthetic
+from srtrain.data.sources import Concat, Folder, Paired, PairFiles, Synthetic
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError
 from tests.data import folder_of, noise, save
@@ -168,6 +170,7 @@ class _Counting(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command is available")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_under_lightning_a_run_continues(tmp_path: Path, num_workers: int) -> None:
     def fit(steps: int, ckpt: Path | None) -> _Counting:
@@ -200,7 +203,7 @@ def test_under_lightning_a_run_continues(tmp_path: Path, num_workers: int) -> No
     ("changes", "problem"),
     [
         ({"hr_patch_size": 64}, "7 too small"),
-        ({"val": {"tiny": Synthetic(count=2, size=16)}}, "2 too small"),
+        ({"val": {"tiny": Synthetic(count=2, size=16)}, "min_val_size": 20}, "2 too small"),
     ],
 )
 def test_small_images_are_listed_before_training(
@@ -218,8 +221,57 @@ def test_all_that_is_missing_is_listed_before_training(tmp_path: Path) -> None:
 
 def test_small_images_are_found_in_the_cache_too(tmp_path: Path) -> None:
     _data(tmp_path).prepare_data()
-    with pytest.raises(DataError, match="7 images are smaller than the patch of 64"):
-        _data(tmp_path, hr_patch_size=64).setup("fit")
+    patch, side = {"hr_patch_size": 64}, {"min_val_size": 52}
+    with pytest.raises(DataError, match=r"7 too small: leaves-000000 .48x48, at least 64x64"):
+        _data(tmp_path, **patch).setup("fit")
+    with pytest.raises(DataError, match=r"3 too small: leaves-000000 .50x50, at least 52x52"):
+        _data(tmp_path, **side).setup("validate")
+    with pytest.raises(DataError, match="10 problems"):
+        _data(tmp_path, **patch, **side).prepare_data()
+
+
+@pytest.mark.parametrize("ask", ["prepare_data", "setup"])
+@pytest.mark.parametrize("key", ["with its scale", "without"])
+def test_pairs_of_another_scale_are_refused_though_they_are_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str, key: str
+) -> None:
+    hr = folder_of(tmp_path / "hr", 2, height=64, width=64)
+    lr = folder_of(tmp_path / "lr", 2, height=32, width=32)
+    if key == "without":  # sizes are looked at again, whatever the cache says it holds
+        monkeypatch.setattr(PairFiles, "quick_key", Files.quick_key)
+    for scale in (2, 4):
+        pairs = Paired(hr, lr, scale=scale)
+        data = _data(tmp_path / "cache", train=pairs, val={"v": LEAVES}, scale=scale)
+        if scale == 2:
+            data.prepare_data()
+            continue
+        with pytest.raises(DataError, match="LR is 32x32, but HR 64x64 / 4 makes 16x16"):
+            getattr(data, ask)()
+
+
+def test_each_folder_is_scanned_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans: Counter[str] = Counter()
+    scan = sources.list_images
+
+    def counted(folder: Path) -> list[Path]:
+        scans[folder.name] += 1
+        return scan(folder)
+
+    monkeypatch.setattr(sources, "list_images", counted)
+    folders = {name: folder_of(tmp_path / name, 2, seed=n) for n, name in enumerate("abcd")}
+    save(folder_of(tmp_path / "lr", 1, height=10, width=13) / "001.png", noise(10, 13, 1))
+    data = _data(
+        tmp_path / "cache",
+        train=Folder([folders["a"], {"path": folders["b"], "repeat": 2}]),
+        val={"one": Folder(folders["c"]), "pairs": Paired(folders["d"], tmp_path / "lr", scale=4)},
+    )
+    for _ in range(2):
+        data.prepare_data()
+        data.setup("fit")
+    _at(data).train_dataloader()
+    data.val_dataloader()
+    assert len({data.train_digest, *data.val_digests.values()}) == 3
+    assert scans == dict.fromkeys([*"abcd", "lr"], 1)
 
 
 def test_training_on_a_validation_photo_is_refused(tmp_path: Path) -> None:

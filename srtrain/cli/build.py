@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from srtrain.degradation.resize import Bicubic, upscale_rounded
 from srtrain.errors import ConfigError
 from srtrain.losses.weighted_sum import WeightedSum
-from srtrain.metrics.image_metrics import ImageMetrics
+from srtrain.metrics.image_metrics import ImageMetrics, smallest_side
 from srtrain.metrics.lpips import LPIPS
 from srtrain.networks.build import build_generator, spec_of
 from srtrain.networks.transfer import init_from
@@ -82,6 +82,7 @@ def make_data(config: DictConfig, options: TrainerOptions) -> SRData:
         seed=config.seed,
         cache_dir=Path(cache) if cache else None,
         accumulate=options.accumulate,
+        min_val_size=smallest_side(scale=config.scale, lpips_net=config.metrics.lpips.net),
         _convert_="all",
     )
     return data

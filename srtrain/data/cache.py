@@ -2,7 +2,8 @@
 
 ``<cache>/images/<content>/`` holds ``pixels.u8`` and ``index.json``. ``<cache>/keys/<quick>.json``
 remembers what content the names, sizes and times of some files stood for: a known folder opens
-without reading a file, and one that was moved, copied or touched is hashed but not decoded again.
+without reading a file but those that could not be read, and one that was moved, copied or touched
+is hashed but not decoded again.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import filelock
 import numpy as np
 
 from srtrain.data.collection import Survey, hashed
-from srtrain.data.decoding import decode_all, places, survey_all
+from srtrain.data.decoding import decode_all, places, still_bad, survey_all
 from srtrain.data.imageset import ImageSet, Store
 from srtrain.errors import DataError, StorageError
 from srtrain.files import cache_dir as default_cache_dir
@@ -55,17 +57,11 @@ def open_images(
         StorageError if the cache does not fit on the disk or cannot be written.
     """
     root = cache_dir or default_cache_dir()
-    try:
+    with _storage(root):
         stores = [
             (_open_store(part, root, on_bad=on_bad, progress=progress), repeat)
             for part, repeat in source.collections()
         ]
-    except OSError as error:
-        raise StorageError(
-            f"the cache of decoded images fails: {error.strerror or error}",
-            where=str(error.filename or root),
-            fix="set SRTRAIN_CACHE to a local, writable folder",
-        ) from error
     bad = {path: reason for store, _ in stores for path, reason in store.bad.items()}
     count = len(bad) + sum(len(store.names) for store, _ in stores)
     if len(bad) == count or (bad and on_bad == "error"):
@@ -75,23 +71,26 @@ def open_images(
     return ImageSet(stores)
 
 
-def is_cached(source: Source, *, cache_dir: Path | None = None) -> bool:
-    """Whether `open_images` would decode nothing and complain of nothing."""
+def cached(
+    collection: Collection, *, cache_dir: Path | None = None, progress: bool = True
+) -> Store | None:
+    """What `open_images` would open of a collection without decoding it; None if it is unknown.
+
+    What could not be read is tried again, and nothing else: if it now can be, None.
+    """
     root = cache_dir or default_cache_dir()
-    try:
-        parts = source.collections()
-    except DataError:
-        return False
-    return all(_known(root, part.quick_key()) is not None for part, _ in parts)
+    with _storage(root):
+        store = _read(root, _linked(root, collection.quick_key()))
+        return store and _as_bad_as_ever(collection, store, progress=progress)
 
 
 def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: bool) -> Store:
-    quick = collection.quick_key()
-    store = _known(root, quick)
+    store = cached(collection, cache_dir=root, progress=progress)
     if store is not None:
         return store
+    quick = collection.quick_key()
     with _locked(root, quick):
-        store = _known(root, quick)
+        store = cached(collection, cache_dir=root, progress=progress)
         if store is not None:
             return store
         surveys = survey_all(collection, progress=progress)
@@ -99,13 +98,13 @@ def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: 
         content = hashed([FORMAT, list(collection.names), digests])
         with _locked(root, content):
             store = _read(root, content)
+            store = store and _as_bad_as_ever(collection, store, progress=progress)
             if store is None:
                 _build(collection, surveys, root / "images" / content, on_bad, progress=progress)
                 store = _read(root, content)
         if store is None:
             raise StorageError("a cache that was just written is gone", where=str(root))
-        if not store.bad:  # what could not be read may be readable next time
-            write_json(_link(root, quick), {"content": content})
+        write_json(_link(root, quick), {"content": content})
     return store
 
 
@@ -113,9 +112,20 @@ def _link(root: Path, quick: str) -> Path:
     return root / "keys" / f"{hashed([FORMAT, quick])}.json"
 
 
-def _known(root: Path, quick: str) -> Store | None:
-    link = _link(root, quick)
-    return _read(root, read_json(link)["content"]) if link.exists() else None
+def _linked(root: Path, quick: str) -> str | None:
+    try:
+        return str(read_json(_link(root, quick))["content"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or damaged
+        return None
+
+
+def _as_bad_as_ever(collection: Collection, store: Store, *, progress: bool) -> Store | None:
+    read = set(store.names)
+    left_out = [index for index, name in enumerate(collection.names) if name not in read]
+    bad = still_bad(collection, left_out, progress=progress)
+    if len(bad) < len(left_out):
+        return None
+    return replace(store, bad={collection.where(index): why for index, why in bad.items()})
 
 
 def _build(
@@ -126,6 +136,8 @@ def _build(
     *,
     progress: bool,
 ) -> None:
+    if folder.exists():  # damaged, or what it lacks can now be read
+        shutil.rmtree(folder)
     partial = folder.with_suffix(".partial")
     partial.mkdir(parents=True, exist_ok=True)
     pixels, journal = partial / "pixels.u8", partial / "journal"
@@ -151,22 +163,36 @@ def _build(
     sync_folder(folder.parent)
 
 
-def _read(root: Path, content: str) -> Store | None:
+def _read(root: Path, content: str | None) -> Store | None:
+    if content is None:
+        return None
     folder = root / "images" / content
     try:
         index = read_json(folder / "index.json")
         if (folder / "pixels.u8").stat().st_size != index["bytes"]:
             return None
-    except FileNotFoundError:
+        return Store(
+            pixels=folder / "pixels.u8",
+            digest=content,
+            names=index["names"],
+            shapes=np.array(index["shapes"], np.int64),
+            offsets=np.array(index["offsets"], np.int64),
+            bad=index["bad"],
+        )
+    except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or damaged
         return None
-    return Store(
-        pixels=folder / "pixels.u8",
-        digest=content,
-        names=index["names"],
-        shapes=np.array(index["shapes"], np.int64),
-        offsets=np.array(index["offsets"], np.int64),
-        bad=index["bad"],
-    )
+
+
+@contextlib.contextmanager
+def _storage(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"the cache of decoded images fails: {error.strerror or error}",
+            where=str(error.filename or root),
+            fix="set SRTRAIN_CACHE to a local, writable folder",
+        ) from error
 
 
 @contextlib.contextmanager

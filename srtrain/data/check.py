@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from srtrain.data.cache import cached
 from srtrain.data.collection import Files
 from srtrain.data.parallel import parallel
 from srtrain.data.sources import Concat, Folder, Paired, PairFiles, size_problem
@@ -16,10 +17,13 @@ from srtrain.errors import DataError
 from srtrain.files import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from srtrain.data.collection import Collection, Source
+    from srtrain.data.imageset import ImageSet, Store
+
+    Sizes = Sequence[Sequence[int]]
 
 UNREADABLE = "unreadable"
 SMALL = "too small"
@@ -34,7 +38,6 @@ LISTED = 10
 """So many files are named per kind of problem; the rest is counted."""
 PREFLIGHT_PAIRS = 32
 """Pairs whose LR a training run compares with the bicubic; `srtrain check-data` takes all."""
-SSIM_WINDOW = 11
 ROUNDING_SHARE = 1e-3
 """Share of values in which LR may be off by one: ties that another MATLAB version rounds up."""
 
@@ -77,27 +80,33 @@ def check_training_data(
     *,
     scale: int,
     hr_patch_size: int,
+    min_val_size: int = 1,
     lr_is_bicubic: bool = False,
-    read_headers: bool = True,
+    cache_dir: Path | None = None,
     progress: bool = True,
 ) -> Report:
-    """Pairs, sizes and leaks of a run, from names and headers; decoding finds the rest.
+    """Pairs, sizes and leaks of a run; decoding finds the rest.
 
+    Sizes are the cache's where the images are in it, else their headers'.
+
+    ``min_val_size``: what the metrics need on each side of a validation image.
     ``lr_is_bicubic``: also decode some pairs, evenly spread, and compare their LR with MATLAB's.
-    ``read_headers=False``: every image is in the cache, so it is known to be readable and paired.
     """
     report = Report()
+
+    def sizes(part: Collection, smallest: int) -> None:
+        store = cached(part, cache_dir=cache_dir, progress=progress)
+        check_sizes(part, report, scale=scale, smallest=smallest, store=store, progress=progress)
+
     train_parts = matched(train, report)
     for part in train_parts:
-        if read_headers:
-            check_sizes(part, report, scale=scale, smallest=hr_patch_size, progress=progress)
+        sizes(part, hr_patch_size)
         if lr_is_bicubic and isinstance(part, PairFiles):
             check_bicubic(part, report, limit=PREFLIGHT_PAIRS, progress=progress)
     for source in val.values():
         parts = matched(source, report)
-        measurable = SSIM_WINDOW + 2 * scale
-        for part in parts if read_headers else []:
-            check_sizes(part, report, scale=scale, smallest=measurable, progress=progress)
+        for part in parts:
+            sizes(part, min_val_size)
         check_leaks(train_parts, parts, report)
     return report
 
@@ -108,11 +117,10 @@ def matched(source: Source, report: Report) -> list[Collection]:
         if isinstance(source, Concat):
             return [part for child in source.sources for part in matched(child, report)]
         if isinstance(source, Folder) and len(source.folders) > 1:
-            one_by_one = [Folder(path) for path, _ in source.folders]
-            return [part for child in one_by_one for part in matched(child, report)]
+            return [part for path, _ in source.folders for part in _scanned(source, path, report)]
         if not isinstance(source, Paired):
             return [part for part, _ in source.collections()]
-        pairs = source.pairs()
+        pairs = source.pairs
     except DataError as error:
         report.add(error.what, error.where)
         return []
@@ -122,35 +130,38 @@ def matched(source: Source, report: Report) -> list[Collection]:
         report.add(WITHOUT_HR, str(path))
     for paths in pairs.ambiguous:
         report.add(AMBIGUOUS, ", ".join(map(str, paths)))
-    return [PairFiles(pairs.names, pairs.rows, scale=source.scale)] if pairs.rows else []
+    return [source.files] if pairs.rows else []
 
 
 def check_sizes(
-    part: Collection, report: Report, *, scale: int, smallest: int, progress: bool = True
+    part: Collection,
+    report: Report,
+    *,
+    scale: int,
+    smallest: int,
+    store: Store | None = None,
+    progress: bool = True,
 ) -> None:
-    """Reads every header: unreadable, HR smaller than ``smallest``, LR ≠ HR // scale."""
+    """Unreadable, HR smaller than ``smallest``, LR ≠ HR // scale; ``store`` spares the headers."""
     report.images += len(part.names)
-    for index, sizes in parallel(
-        functools.partial(_shapes, part),
-        range(len(part.names)),
-        title="reading headers",
-        progress=progress,
-    ):
+    for where, sizes in _headers(part, progress=progress) if store is None else _in(store, part):
         if isinstance(sizes, str):
-            report.add(UNREADABLE, part.where(index), sizes)
-            continue
-        height, width = sizes[0]
-        if min(height, width) < smallest:
-            reason = f"{width}x{height}, at least {smallest}x{smallest} is needed"
-            report.add(SMALL, part.where(index), reason)
-        if len(sizes) == 2 and (problem := size_problem(*sizes, scale=scale)):
-            report.add(SIZES, part.where(index), problem)
+            report.add(UNREADABLE, where, sizes)
+        else:
+            _check_size(where, sizes, report, scale=scale, smallest=smallest)
+
+
+def check_opened(images: ImageSet, report: Report, *, scale: int, smallest: int) -> None:
+    """The same of decoded images: what is trained on fits, however it came into the cache."""
+    report.images += len(images.names)
+    for name, sizes in zip(images.names, images.shapes.tolist(), strict=True):
+        _check_size(name, sizes, report, scale=scale, smallest=smallest)
 
 
 def check_names(part: Collection, report: Report) -> None:
     """Files of one folder that differ in their suffix alone: often one picture saved twice."""
     twins: dict[Path, list[Path]] = defaultdict(list)
-    for path in _hr_files([part]):
+    for path, _ in _hr_files([part]):
         twins[path.with_suffix("")].append(path)
     for paths in twins.values():
         if len(paths) > 1:
@@ -185,18 +196,54 @@ def check_bicubic(
 def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: Report) -> None:
     """Validation files whose bytes are also a training file's; only equal sizes are compared."""
     by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in _hr_files(train):
-        by_size[path.stat().st_size].append(path)
+    for path, size in _hr_files(train):
+        by_size[size].append(path)
     digest = functools.cache(sha256_of)
-    for path in _hr_files(val):
-        for twin in by_size.get(path.stat().st_size, []):
+    for path, size in _hr_files(val):
+        for twin in by_size.get(size, []):
             if twin.samefile(path) or digest(twin) == digest(path):
                 report.add(LEAKED, str(path), f"same as {twin}")
                 break
 
 
-def _hr_files(parts: Sequence[Collection]) -> list[Path]:
-    return [row[0] for part in parts if isinstance(part, Files) for row in part.rows]
+def _scanned(source: Folder, folder: Path, report: Report) -> list[Collection]:
+    try:
+        return [source.files(folder)]
+    except DataError as error:
+        report.add(error.what, error.where)
+        return []
+
+
+def _hr_files(parts: Sequence[Collection]) -> list[tuple[Path, int]]:
+    return [
+        (row[0], stamps[0][0])
+        for part in parts
+        if isinstance(part, Files)
+        for row, stamps in zip(part.rows, part.stamps, strict=True)
+    ]
+
+
+def _check_size(where: str, sizes: Sizes, report: Report, *, scale: int, smallest: int) -> None:
+    height, width = sizes[0]
+    if min(height, width) < smallest:
+        reason = f"{width}x{height}, at least {smallest}x{smallest} is needed"
+        report.add(SMALL, where, reason)
+    if len(sizes) == 2 and (problem := size_problem(sizes[0], sizes[1], scale=scale)):
+        report.add(SIZES, where, problem)
+
+
+def _in(store: Store, part: Collection) -> Iterator[tuple[str, Sizes | str]]:
+    yield from store.bad.items()
+    places = {name: index for index, name in enumerate(part.names)}
+    for name, sizes in zip(store.names, store.shapes.tolist(), strict=True):
+        yield part.where(places[name]), sizes
+
+
+def _headers(part: Collection, *, progress: bool) -> Iterator[tuple[str, Sizes | str]]:
+    work = functools.partial(_shapes, part)
+    count = range(len(part.names))
+    for index, sizes in parallel(work, count, title="reading headers", progress=progress):
+        yield part.where(index), sizes
 
 
 def _shapes(part: Collection, index: int) -> tuple[tuple[int, int], ...] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -81,10 +82,19 @@ class Files(Collection):
         """The path, or those of the pair."""
         return ", ".join(str(path) for path in self.rows[index])
 
+    @functools.cached_property
+    def stamps(self) -> list[tuple[tuple[int, int], ...]]:
+        """(bytes, modification time in ns) of each side of each image; asked for once."""
+        stats = [[path.stat() for path in row] for row in self.rows]
+        return [tuple((found.st_size, found.st_mtime_ns) for found in row) for row in stats]
+
     def quick_key(self) -> str:
         """Hash of the name, path, size and modification time of every file."""
-        stats = [(str(path), path.stat()) for row in self.rows for path in row]
-        facts = [(path, status.st_size, status.st_mtime_ns) for path, status in stats]
+        facts = [
+            (str(path), *stamp)
+            for row, stamps in zip(self.rows, self.stamps, strict=True)
+            for path, stamp in zip(row, stamps, strict=True)
+        ]
         return hashed(["files", self.sides, list(self.names), facts])
 
     def shapes(self, index: int) -> tuple[tuple[int, int], ...]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import lightning
 from torch.utils.data import DataLoader
 
-from srtrain.data.cache import OnBad, is_cached, open_images
-from srtrain.data.check import UNREADABLE, check_training_data
+from srtrain.data.cache import OnBad, open_images
+from srtrain.data.check import UNREADABLE, Report, check_opened, check_training_data
 from srtrain.data.crops import TrainingCrops, WholeImages
 from srtrain.data.sampler import EndlessBatches
 
@@ -35,7 +35,8 @@ class SRData(lightning.LightningDataModule):
     images in batches of one, shared among the ranks without padding (so ranks may have unequal
     numbers of batches: never reduce inside a validation step).
 
-    ``batch_size`` is global: over all ranks and micro-batches.
+    ``batch_size`` is global: over all ranks and micro-batches. ``min_val_size``: what the metrics
+    need on each side of a validation image, see `metrics.image_metrics.smallest_side`.
 
     Raises: ConfigError, DataError, StorageError as its parts do.
     """
@@ -54,6 +55,7 @@ class SRData(lightning.LightningDataModule):
         seed: int,
         cache_dir: Path | None = None,
         accumulate: int = 1,
+        min_val_size: int = 1,
         on_bad: OnBad = "error",
         lr_is_bicubic: bool = False,
         progress: bool = True,
@@ -68,11 +70,13 @@ class SRData(lightning.LightningDataModule):
         self.seed = seed
         self.cache_dir = cache_dir
         self.accumulate = accumulate
+        self.min_val_size = min_val_size
         self.on_bad: OnBad = on_bad
         self.lr_is_bicubic = lr_is_bicubic
         self.progress = progress
         self.train_images: ImageSet | None = None
         self.val_images: dict[str, ImageSet] = {}
+        self._prepared = False
 
     @property
     def val_names(self) -> list[str]:
@@ -83,46 +87,53 @@ class SRData(lightning.LightningDataModule):
     def train_digest(self) -> str:
         """Hash of the training images' names and contents, wherever the files lie.
 
-        Cheap once `prepare_data` or `setup` has run; opens the images otherwise.
+        Cheap once `prepare_data` has run; runs it otherwise.
         """
-        self.setup("fit")
+        self.prepare_data()
         assert self.train_images is not None
         return self.train_images.digest
 
     @property
     def val_digests(self) -> dict[str, str]:
         """The same of each validation set, by its name."""
-        self.setup("validate")
+        self.prepare_data()
         return {name: images.digest for name, images in self.val_images.items()}
 
     def prepare_data(self) -> None:
-        """Check all images, decode those that are not in the cache; once per machine.
+        """Check all images, decode those that are not in the cache; a second call does nothing.
 
         Raises: DataError listing everything that is wrong.
         """
-        sources = (self.train, *self.val.values())
+        if self._prepared:
+            return
         report = check_training_data(
             self.train,
             self.val,
             scale=self.scale,
             hr_patch_size=self.hr_patch_size,
+            min_val_size=self.min_val_size,
             lr_is_bicubic=self.lr_is_bicubic,
-            read_headers=not all(is_cached(source, cache_dir=self.cache_dir) for source in sources),
+            cache_dir=self.cache_dir,
             progress=self.progress,
         )
         if self.on_bad == "skip":
             report.problems.pop(UNREADABLE, None)  # left out, counted, when the cache is built
         report.raise_if_any()
-        for source in sources:
-            self._open(source)
+        self.setup()
+        self._prepared = True
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the decoded images into this process."""
+        """Map the decoded images into this process.
+
+        Raises: DataError listing those that do not fit the scale, the patch or the metrics.
+        """
         if stage in (None, "fit") and self.train_images is None:
-            self.train_images = self._open(self.train)
-            self.train_images.require(self.hr_patch_size)
+            self.train_images = self._open(self.train, smallest=self.hr_patch_size)
         if not self.val_images:
-            self.val_images = {name: self._open(source) for name, source in self.val.items()}
+            self.val_images = {
+                name: self._open(source, smallest=self.min_val_size)
+                for name, source in self.val.items()
+            }
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless, from the first sample that the run has not seen."""
@@ -165,10 +176,14 @@ class SRData(lightning.LightningDataModule):
             for images in self.val_images.values()
         ]
 
-    def _open(self, source: Source) -> ImageSet:
-        return open_images(
+    def _open(self, source: Source, *, smallest: int) -> ImageSet:
+        images = open_images(
             source, cache_dir=self.cache_dir, on_bad=self.on_bad, progress=self.progress
         )
+        report = Report()
+        check_opened(images, report, scale=self.scale, smallest=smallest)
+        report.raise_if_any()
+        return images
 
     def _rank(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -34,6 +34,13 @@ def survey_all(collection: Collection, *, progress: bool) -> list[Survey | str]:
     return found
 
 
+def still_bad(collection: Collection, indices: Sequence[int], *, progress: bool) -> dict[int, str]:
+    """Why these images cannot be read; those that now can are absent. Decodes, stores nothing."""
+    work = functools.partial(_fault, collection)
+    found = dict(parallel(work, indices, title="looking again", progress=progress))
+    return {index: found[index] for index in indices if found[index]}
+
+
 def places(surveys: Sequence[Survey | str], sides: int) -> tuple[np.ndarray, np.ndarray]:
     """``shapes`` (N, sides, 2) and ``offsets`` (N, sides) in the flat file; empty if unreadable."""
     nothing = ((0, 0),) * sides
@@ -86,21 +93,38 @@ def _survey(collection: Collection, index: int) -> Survey | str:
 def _decode_into(
     collection: Collection, pixels: Path, shapes: np.ndarray, offsets: np.ndarray, index: int
 ) -> int | str:
+    sides = _decoded(collection, index, shapes[index].tolist())
+    if isinstance(sides, str):
+        return sides
+    checksum = 0
+    for side, image in enumerate(sides):
+        content = np.ascontiguousarray(image).data.cast("B")
+        checksum = zlib.crc32(content, checksum)
+        _write_at(pixels, int(offsets[index, side]), content)
+    return checksum
+
+
+def _fault(collection: Collection, index: int) -> str:
+    survey = _survey(collection, index)
+    if isinstance(survey, str):
+        return survey
+    sides = _decoded(collection, index, survey.shapes)
+    return sides if isinstance(sides, str) else ""
+
+
+def _decoded(
+    collection: Collection, index: int, shapes: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, ...] | str:
     try:
         sides = collection.decode(index)
     except MemoryError:
         raise
     except Exception as error:  # decoders fail in many ways; each is listed with its file
         return _reason(error)
-    checksum = 0
-    for side, image in enumerate(sides):
-        height, width = shapes[index, side].tolist()
+    for image, (height, width) in zip(sides, shapes, strict=True):
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
             return f"decodes to {image.dtype} {image.shape}, its header says {width}x{height}"
-        content = np.ascontiguousarray(image).data.cast("B")
-        checksum = zlib.crc32(content, checksum)
-        _write_at(pixels, int(offsets[index, side]), content)
-    return checksum
+    return sides
 
 
 def _write_at(path: Path, offset: int, content: memoryview) -> None:

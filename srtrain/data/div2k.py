@@ -60,7 +60,8 @@ class Div2k(Folder):
 
     def collections(self) -> list[tuple[Collection, int]]:
         """The photos, fetched first if need be."""
-        self.fetch()
+        if not self._scanned:
+            self.fetch()
         return super().collections()
 
     def fetch(self) -> None:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from srtrain.errors import DataError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -71,18 +69,6 @@ class ImageSet:
     def lr(self, image: int) -> np.ndarray:
         """The LR pixels of a paired set, a read-only view (h, w, 3) into the map."""
         return self._side(image, 1)
-
-    def require(self, size: int) -> None:
-        """Raises DataError naming the images whose HR is smaller than ``size`` on a side."""
-        small = np.flatnonzero(self.shapes[:, 0].min(axis=1) < size).tolist()
-        if small:
-            listed = [f"{self.names[i]} ({self.shapes[i, 0].min()})" for i in small[:10]]
-            more = f" and {len(small) - 10} more" if len(small) > 10 else ""
-            raise DataError(
-                f"{len(small)} images are smaller than the patch of {size} pixels",
-                where=", ".join(listed) + more,
-                fix="lower data.hr_patch_size or remove them",
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the maps."""

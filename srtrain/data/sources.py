@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,9 @@ class Folder(Source):
     """HR images of one or more folders: any depth, format and mode.
 
     A folder with ``repeat`` r is visited r times per pass; ``repeats`` says the same for a list
-    of plain paths. Raises (when scanned): DataError for folders that are missing or hold no image.
+    of plain paths. Each folder is scanned once, when first asked for.
+
+    Raises (when scanned): DataError for folders that are missing or hold no image.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Folder(Source):
         if repeats is not None:
             pairs = zip(self.folders, repeats, strict=True)
             self.folders = [(path, times) for (path, _), times in pairs]
+        self._scanned: dict[Path, Files] = {}
         if not self.folders or any(times < 1 for _, times in self.folders):
             raise ConfigError(
                 f"{entries!r} must name at least one folder, each repeated at least once",
@@ -89,7 +93,13 @@ class Folder(Source):
 
     def collections(self) -> list[tuple[Collection, int]]:
         """One per folder, so that adding a folder decodes only that."""
-        return [(_folder_files(path), times) for path, times in self.folders]
+        return [(self.files(path), times) for path, times in self.folders]
+
+    def files(self, folder: Path) -> Files:
+        """The images of one of its folders."""
+        if folder not in self._scanned:
+            self._scanned[folder] = _folder_files(folder)
+        return self._scanned[folder]
 
 
 class PairFiles(Files):
@@ -101,6 +111,10 @@ class PairFiles(Files):
         super().__init__(names, rows, sides=2)
         self.scale = scale
 
+    def quick_key(self) -> str:
+        """As of files, and the scale: pairs that fit at one do not at another."""
+        return hashed([super().quick_key(), self.scale])
+
     def survey(self, index: int) -> Survey:
         """As of files. Raises DataError unless LR = HR // scale on both sides."""
         survey = super().survey(index)
@@ -111,7 +125,7 @@ class PairFiles(Files):
 
 
 class Paired(Source):
-    """HR and LR files matched by name, see `pairs.match`.
+    """HR and LR files matched by name, see `pairs.match`; scanned once, when first asked for.
 
     Raises (when scanned): DataError listing files without a partner or with several.
     """
@@ -121,14 +135,20 @@ class Paired(Source):
         self.lr = Path(lr).expanduser()
         self.scale = scale
 
+    @functools.cached_property
     def pairs(self) -> Pairs:
-        """What matches and what does not, scanned now."""
+        """What matches and what does not."""
         files = images_in(self.hr), images_in(self.lr)
         return match(*files, hr=self.hr, lr=self.lr, scale=self.scale)
 
+    @functools.cached_property
+    def files(self) -> PairFiles:
+        """What matches."""
+        return PairFiles(self.pairs.names, self.pairs.rows, scale=self.scale)
+
     def collections(self) -> list[tuple[Collection, int]]:
         """The pairs."""
-        pairs = self.pairs()
+        pairs = self.pairs
         if not pairs.complete:
             raise DataError(
                 f"{len(pairs.without_lr)} HR files without LR {_some(pairs.without_lr)}, "
@@ -137,7 +157,7 @@ class Paired(Source):
                 where=f"{self.hr}, {self.lr}",
                 fix=f"`srtrain check-data {self.hr} --lr {self.lr} --scale {self.scale}` explains",
             )
-        return [(PairFiles(pairs.names, pairs.rows, scale=self.scale), 1)]
+        return [(self.files, 1)]
 
 
 class Concat(Source):
@@ -161,10 +181,10 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def size_problem(hr: tuple[int, int], lr: tuple[int, int], *, scale: int) -> str:
+def size_problem(hr: Sequence[int], lr: Sequence[int], *, scale: int) -> str:
     """Empty if LR (h, w) = HR (H, W) // scale, else a sentence with both sizes."""
     expected = (hr[0] // scale, hr[1] // scale)
-    if lr == expected:
+    if tuple(lr) == expected:
         return ""
     return (
         f"LR is {lr[1]}x{lr[0]}, but HR {hr[1]}x{hr[0]} / {scale} makes {expected[1]}x{expected[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +13,9 @@ from srtrain.color import luma
 from srtrain.errors import DivergedError
 from srtrain.metrics.consistency import lr_psnr
 from srtrain.metrics.frequency import high_band
+from srtrain.metrics.lpips import smallest_image
 from srtrain.metrics.mean_meter import bias, rtm_sums
-from srtrain.metrics.quality import psnr, round8, shave, ssim
+from srtrain.metrics.quality import WINDOW, psnr, round8, shave, ssim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 PROTOCOL_VERSION = 1
 SUMS = ("energy_gap", "squared_error")  # per image; ``reduce`` makes the set's ``rtm`` of them
 LEFT_OUT = "_left_out"
+
+
+def smallest_side(*, scale: int, lpips_net: str | None = None) -> int:
+    """Pixels a side from which on an HR image, cut to a multiple of ``scale``, can be measured.
+
+    Raises: ConfigError for an LPIPS net that there is not.
+    """
+    needed = max(WINDOW + 2 * scale, smallest_image(lpips_net) if lpips_net else 0)
+    return math.ceil(needed / scale) * scale
 
 
 class ImageMetrics:

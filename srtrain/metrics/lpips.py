@@ -63,6 +63,11 @@ def cached_backbone(net: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def smallest_image(net: str) -> int:
+    """Pixels a side below which ``net`` pools its features away."""
+    return _backbone(net).min_size
+
+
 class LPIPS(nn.Module):
     """``Σ_layers mean_pixels w · (φ̂(sr) - φ̂(hr))²``, φ̂ unit-length features: lower is closer.
 
