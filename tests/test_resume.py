@@ -135,7 +135,7 @@ def test_changed_options_are_said_and_used(
         torch.testing.assert_close(after[name], before[name], atol=1e-9, rtol=0)
     state = read_checkpoint(folder.checkpoints / "step-000006.ckpt")["train_state"]
     group = state["optimizer_states"][0]["param_groups"][0]
-    assert group["betas"] == [0.5, 0.9]
+    assert tuple(group["betas"]) == (0.5, 0.9)
 
 
 def _made(lr: float, *, max_steps: int) -> tuple[torch.optim.Adam, Any]:

@@ -39,6 +39,7 @@ from srtrain.training.wandb import Wandb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -114,11 +115,7 @@ def _train(run: Run) -> float | None:
     if step >= options.max_steps and module.validation.measured_at == step:
         return _report(run, module, summary, step)
     announce.header(run.console, config, options, module, run.choices)
-
-    def about(step: int) -> dict[str, Any]:
-        return {**own, "data": digests(data), "reached": summary.content(step)}
-
-    files = OneFile(about, read=dict([found]) if found else None)
+    files = _files(own, data, summary, found)
     path = found[0] if found else None
     del found  # OneFile gives the content away, once
     trainer = _trainer(run, module, parts, files)
@@ -156,6 +153,20 @@ def _parts(run: Run, module: SupervisedSR) -> Parts:
         folder, module.validation, records, checkpointing, weights=module.loss.weights
     )
     return Parts(records=records, checkpointing=checkpointing, summary=summary)
+
+
+def _files(
+    own: Mapping[str, Any],
+    data: SRData,
+    summary: Summary,
+    found: tuple[Path, dict[str, Any]] | None,
+) -> OneFile:
+    """Checkpoints that say what the run is, on which images, and what it has reached."""
+
+    def about(step: int) -> dict[str, Any]:
+        return {**own, "data": digests(data), "reached": summary.content(step)}
+
+    return OneFile(about, read=dict([found]) if found else None)
 
 
 def _restore(
