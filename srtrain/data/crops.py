@@ -105,7 +105,9 @@ class TrainingCrops(Dataset["Batch"]):
 class WholeImages(Dataset["Batch"]):
     """Image i of a validation set, cropped to a multiple of ``scale``; ``sample`` = i.
 
-    ``indices`` are this rank's: together the ranks see every image exactly once, none is padded in.
+    ``indices`` are this rank's: together the ranks see every image once. A rank that none is left
+    for gets image 0 again: Lightning skips the round on a rank without batches, and the others
+    would wait for it. Who gathers counts each ``sample`` once.
 
     Shapes: hr uint8 (1, 3, H, W); lr uint8 (1, 3, H / scale, W / scale) for paired sets.
     """
@@ -113,7 +115,7 @@ class WholeImages(Dataset["Batch"]):
     def __init__(self, images: ImageSet, *, scale: int, rank: int = 0, world_size: int = 1) -> None:
         self.images = images
         self.scale = scale
-        self.indices = range(len(images))[rank::world_size]
+        self.indices = range(len(images))[rank::world_size] or range(min(1, len(images)))
 
     def __len__(self) -> int:
         """How many images are this rank's."""

@@ -41,8 +41,6 @@ class SRData(lightning.LightningDataModule):
     Raises: ConfigError, DataError, StorageError as its parts do.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         *,

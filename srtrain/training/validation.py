@@ -81,9 +81,9 @@ class Validation:
     def finish(self, step: int) -> None:
         """Reduce over all images of all ranks; every rank ends with the same figures."""
         self.val = self._reduce(self._rows)
+        # Every rank agrees on what is new, so every rank takes part in the gathering or none does.
         new = [name for name in self.names if name not in self.bicubic]
-        measured = self._reduce(self._bicubic_rows) if new else {}
-        self.new_bicubic = {name: measured[name] for name in new}
+        self.new_bicubic = self._reduce(self._bicubic_rows) if new else {}
         self.bicubic |= self.new_bicubic
         self.measured_at = step
 
@@ -93,11 +93,19 @@ class Validation:
         return sum(values) / len(values) if values else None
 
     def _reduce(self, rows: list[Row]) -> Figures:
-        gathered = sorted(all_ranks(rows), key=lambda row: row[:2])
+        """Means of the sets that have rows; an image that two ranks measured counts once."""
+        once = {row[:2]: row[2] for row in all_ranks(rows)}
+        sets = sorted({data for data, _ in once})
         return {
-            name: self.metrics.reduce([row[2] for row in gathered if row[0] == index])
-            for index, name in enumerate(self.names)
+            self.names[data]: self.metrics.reduce(
+                [figures for (of, _), figures in sorted(once.items(), key=_place) if of == data]
+            )
+            for data in sets
         }
+
+
+def _place(item: tuple[tuple[int, int], object]) -> tuple[int, int]:
+    return item[0]
 
 
 def _rows(data: int, samples: list[int], figures: Mapping[str, Tensor]) -> list[Row]:
