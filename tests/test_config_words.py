@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from srtrain.config.compose import hydra_ready
 from srtrain.config.preflight import prepare
+from srtrain.config.problems import RefusedError
 from srtrain.config.words import jobs_of, quote_path
 
 NAMES = [
@@ -85,3 +86,8 @@ def test_in_a_sweep_a_comma_stands_between_two_paths() -> None:
         jobs = jobs_of(words)
     assert len(jobs) == 4
     assert jobs[0] == ['data.train="a (1)"', 'run_dir="ä"', "data.val=c"]
+
+
+def test_a_group_given_twice_is_refused() -> None:
+    with pytest.raises(RefusedError, match="experiment is given twice"):
+        prepare(["experiment=mse", "experiment=l1"])

@@ -56,8 +56,9 @@ def loss_table(
 ) -> Table:
     """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms."""
     table = Table(box=box.SIMPLE_HEAD, title="What each loss term counted", title_justify="left")
-    for title in ("term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", ""):
-        table.add_column(title, justify="left" if title in {"term", ""} else "right")
+    titles = "term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", "note"
+    for title in titles:
+        table.add_column(title, justify="left" if title in {"term", "note"} else "right")
     for name, weight in weights.items():
         ratio = gradient_ratios.get(name)
         leads = ["leads the pixel terms"] if ratio is not None and ratio > 1 else []

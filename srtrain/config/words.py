@@ -55,9 +55,20 @@ def read_words(words: Iterable[str], groups: Groups) -> Words:
             kinds["groups"].append(override)
         else:
             kinds["values"].append(override)
+    problems += _given_twice(kinds["groups"])
     return Words(
         tuple(kinds["hydra"]), tuple(kinds["groups"]), tuple(kinds["values"]), tuple(problems)
     )
+
+
+def _given_twice(groups: Sequence[Override]) -> Iterator[ConfigError]:
+    """``experiment=mse experiment=l1``: Hydra would silently take the last."""
+    lines: dict[str, list[str]] = {}
+    for override in groups:
+        lines.setdefault(override.key_or_group, []).append(str(override.input_line))
+    for group, given in lines.items():
+        if len(set(given)) > 1:
+            yield ConfigError(f"{group} is given twice", where=" ".join(given), fix="keep one")
 
 
 def shorthand(words: Sequence[str]) -> list[str]:

@@ -118,7 +118,7 @@ def _not_weights(head: bytes) -> tuple[str, str] | None:
         return "empty file", "download or copy it again"
     if head.startswith(b"version https://git-lfs"):
         return "a git-LFS pointer, not the file itself", "run `git lfs pull` where it came from"
-    if head.lstrip()[:1] == b"<":
+    if head.lstrip().lower().startswith((b"<!", b"<html", b"<?xml")):
         return "an HTML page, not weights", "download the raw file"
     return None
 

@@ -120,7 +120,7 @@ def _picture(image: Tensor) -> Image.Image:
 
 
 def _decibel(image: Tensor, hr: Tensor) -> str:
-    return f"{float(psnr(image[None], hr[None])):.2f} dB"
+    return f"{float(psnr(image[None], hr[None])):.2f} dB RGB"
 
 
 def _safe(name: str) -> str:
