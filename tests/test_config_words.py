@@ -88,6 +88,6 @@ def test_in_a_sweep_a_comma_stands_between_two_paths() -> None:
     assert jobs[0] == ['data.train="a (1)"', 'run_dir="ä"', "data.val=c"]
 
 
-def test_a_group_given_twice_is_refused() -> None:
+def test_two_experiments_are_refused() -> None:
     with pytest.raises(RefusedError, match="experiment is given twice"):
         prepare(["experiment=mse", "experiment=l1"])

@@ -55,20 +55,20 @@ def read_words(words: Iterable[str], groups: Groups) -> Words:
             kinds["groups"].append(override)
         else:
             kinds["values"].append(override)
-    problems += _given_twice(kinds["groups"])
+    problems += _two_experiments(kinds["groups"])
     return Words(
         tuple(kinds["hydra"]), tuple(kinds["groups"]), tuple(kinds["values"]), tuple(problems)
     )
 
 
-def _given_twice(groups: Sequence[Override]) -> Iterator[ConfigError]:
-    """``experiment=mse experiment=l1``: Hydra would silently take the last."""
-    lines: dict[str, list[str]] = {}
-    for override in groups:
-        lines.setdefault(override.key_or_group, []).append(str(override.input_line))
-    for group, given in lines.items():
-        if len(set(given)) > 1:
-            yield ConfigError(f"{group} is given twice", where=" ".join(given), fix="keep one")
+def _two_experiments(groups: Sequence[Override]) -> Iterator[ConfigError]:
+    """``experiment=mse experiment=l1``: which recipe was meant is not for the order to decide.
+
+    Other groups may be given again, as scripts do that append to a common line: the last counts.
+    """
+    given = [str(each.input_line) for each in groups if each.key_or_group == "experiment"]
+    if len(set(given)) > 1:
+        yield ConfigError("experiment is given twice", where=" ".join(given), fix="keep one")
 
 
 def shorthand(words: Sequence[str]) -> list[str]:
