@@ -166,12 +166,12 @@ def test_demo_data_means_the_demo_budget() -> None:
 
 def test_own_components_from_config_dir(tmp_path: Path) -> None:
     files = {
-        "optimizer/sgd": "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentum: 0.9\n",
+        "optimizer/descent": "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.1\nmomentum: 0.9\n",
         "loss/mine": "defaults: [terms, _self_]\nterms:\n  mine: {_target_: my.Loss, power: 3}\n"
         "weights: {mine: 0.5}\n",
         "callbacks/mine": "beep: {_target_: my.Beep, times: 2}\n",
         "generator/mine": "_target_: my.Net\nscale: ${scale}\nwidth: 8\n",
-        "experiment/mine": "# @package _global_\ndefaults:\n  - override /optimizer: sgd\n"
+        "experiment/mine": "# @package _global_\ndefaults:\n  - override /optimizer: descent\n"
         "  - override /loss: mine\n  - override /callbacks: mine\n"
         "loss: {terms: {other: {_target_: my.Other}}, weights: {other: 1, mine: 0.25}}\n",
     }
