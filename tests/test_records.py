@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from srtrain.errors import DivergedError
+from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.training import records as module_of_records
 from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
@@ -43,7 +44,7 @@ class _Run:
             strategy=SimpleNamespace(reduce=lambda value, reduce_op: reduce(value)),
         )
         self.module: Any = SimpleNamespace(
-            loss=SimpleNamespace(weights={"pixel": 1.0}),
+            loss=WeightedSum({"pixel": torch.nn.MSELoss()}, {"pixel": 1.0}),
             loss_details=lambda: ({"pixel": torch.tensor(2.0)}, {}),
             validation=SimpleNamespace(val={}, new_bicubic={}),
         )

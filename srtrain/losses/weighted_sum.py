@@ -55,10 +55,10 @@ class WeightedSum(nn.Module):
         total = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def shares(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def shares(self, parts: Mapping[str, float]) -> dict[str, float]:
         """``|weight · part| / Σ |weight · part|`` per term; all 0 for a loss of 0."""
-        sizes = {name: (self.weights[name] * part).abs() for name, part in parts.items()}
-        total = torch.stack(list(sizes.values())).sum().clamp_min(torch.finfo(torch.float32).tiny)
+        sizes = {name: abs(weight * float(parts[name])) for name, weight in self.weights.items()}
+        total = sum(sizes.values()) or 1.0
         return {name: size / total for name, size in sizes.items()}
 
     @torch.enable_grad()

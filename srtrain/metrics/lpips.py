@@ -57,12 +57,6 @@ BACKBONES = {
 }
 
 
-def cached_backbone(net: str) -> Path | None:
-    """Torchvision's file for ``net`` in torch's cache (``$TORCH_HOME``), if it lies there."""
-    path = _cache() / _backbone(net).file
-    return path if path.is_file() else None
-
-
 def smallest_image(net: str) -> int:
     """Pixels a side below which ``net`` pools its features away."""
     return _backbone(net).min_size

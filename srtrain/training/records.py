@@ -109,9 +109,7 @@ class Records(Callback):
     ) -> dict[str, float]:
         """Shares of the loss at every line; of the gradient, and linear zones, more rarely."""
         loss = module.loss
-        sizes = {name: abs(weight * means[name]) for name, weight in loss.weights.items()}
-        total = max(sum(sizes.values()), 1e-30)
-        share = {name: size / total for name, size in sizes.items()}
+        share = loss.shares(means)
         figures = {f"train/share/{name}": value for name, value in share.items()}
         interval = self.log_every_n_steps * SHARES_EVERY
         step = trainer.global_step
