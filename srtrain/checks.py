@@ -28,3 +28,8 @@ def image_batch(image: Tensor, what: str = "image") -> None:
         raise ValueError(
             f"{what} must be a float (B, C, H, W) batch, got {image.dtype} {tuple(image.shape)}"
         )
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 problem``, ``2 problems``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srtrain.checks import counted
+
 if TYPE_CHECKING:
     from srtrain.data.check import Report
 
@@ -32,9 +34,10 @@ def print_report(report: Report, *, limit: int | None) -> None:
     if not console.is_terminal:
         console = Console(width=140)  # a log file folds no lines
     if not report.total:
-        console.print(f"{report.images} images: no problem found")
+        console.print(f"{counted(report.images, 'image')}: no problem found")
         return
-    table = Table(title=f"{report.total} problems in {report.images} images", title_justify="left")
+    title = f"{counted(report.total, 'problem')} in {counted(report.images, 'image')}"
+    table = Table(title=title, title_justify="left")
     table.add_column("problem", no_wrap=True)
     table.add_column("file", overflow="fold")
     table.add_column("reason", overflow="fold")

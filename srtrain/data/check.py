@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from srtrain.checks import counted
 from srtrain.data.cache import cached
 from srtrain.data.collection import Files
 from srtrain.data.parallel import parallel
@@ -68,7 +69,7 @@ class Report:
             more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
             kinds.append(f"{len(found)} {kind}: {named}{more}")
         raise DataError(
-            f"{self.total} problems in the data",
+            f"{counted(self.total, 'problem')} in the data",
             where="; ".join(kinds),
             fix="`srtrain check-data` shows them as a table",
         )
