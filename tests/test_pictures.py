@@ -133,6 +133,7 @@ def test_long_names_fit_the_file_system(tmp_path: Path) -> None:
     folder.create()
     _end_validation(Pictures(folder, max_images=1, zoom=4), 5, _panel(16, 16, name="写" * 255))
     (path,) = folder.samples.iterdir()
+    assert path.name.endswith("写.png")
     with Image.open(path) as image:
         image.load()
 
