@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,13 +58,15 @@ def report(
     weights = module.loss.weights
     console.print(table.loss_table(weights, latest, gradient, _feature_notes(module)))
     checkpoint = folder.path / (summary["checkpoint"] or "checkpoints")
+    # The interpreter that trained: `srtrain` is on the path only where .venv is active.
+    use = [str(short(Path(sys.executable))), "-m", "srtrain", "infer", str(short(checkpoint))]
     rows = [
         ("pictures", short(folder.samples)),
         ("curves", short(folder.path / "curves.png")),
         ("figures", short(folder.metrics)),
         ("table", short(folder.summary)),
         ("checkpoint", short(checkpoint)),
-        ("use it", f"srtrain infer {short(checkpoint)} PHOTO… -o OUT"),
+        ("use it", f"{shlex.join(use)} PHOTO… -o OUT"),
     ]
     table.places(console, rows)
 
