@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
 
-# cred_expire: a requeued job may start again so many seconds later.
+# A requeued job may start again so many seconds later; slurmd refuses its credential until then.
+CREDENTIAL_EXPIRES_S = 5
+
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -28,7 +30,7 @@ SlurmctldPort={ctld_port}
 SlurmdPort={slurmd_port}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire={expires}
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
@@ -99,7 +101,13 @@ def one_node() -> Iterator[Slurm]:
         host = socket.gethostname().split(".")[0]
         conf = folder / "slurm.conf"
         conf.write_text(
-            CONF.format(folder=folder, host=host, ctld_port=ctld_port, slurmd_port=slurmd_port)
+            CONF.format(
+                folder=folder,
+                host=host,
+                ctld_port=ctld_port,
+                slurmd_port=slurmd_port,
+                expires=CREDENTIAL_EXPIRES_S,
+            )
         )
         environ = {**os.environ, "PATH": PATH, "SLURM_CONF": str(conf)}
         daemons: list[subprocess.Popen[bytes]] = []

@@ -13,7 +13,7 @@ import torch
 from srtrain.files import read_json
 from srtrain.training.run_folder import RunFolder
 from tests.conftest import ROOT
-from tests.slurm import Slurm, missing, one_node
+from tests.slurm import CREDENTIAL_EXPIRES_S, Slurm, missing, one_node
 from tests.training import draw_sets, train, weights, words
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def test_signalled_job_is_requeued_and_ends(slurm: Slurm, images: Path, tmp_path
     saved = folder.checkpoints / read_json(folder.checkpoints / "last")["file"]
     stopped = int(saved.stem.removeprefix("step-"))
     assert 100 < stopped < 2000
+    time.sleep(CREDENTIAL_EXPIRES_S + 5)  # a sooner start is refused, and the job with it
     _wait(lambda: _start_now(slurm, job) == "RUNNING", slurm, job, log)
     _wait(lambda: slurm.job(job)["JobState"] == "COMPLETED", slurm, job, log)
     assert f"resumed from step {stopped}" in log.read_text()
