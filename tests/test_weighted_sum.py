@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from srtrain.losses.pixel import Charbonnier, SmoothL1
-from srtrain.losses.weighted_sum import WeightedSum, gradient_ratios
+from srtrain.losses.schedule import Ramp
+from srtrain.losses.weighted_sum import WeightedSum, gradient_ratios, gradient_share
 
 
 @pytest.fixture
@@ -120,3 +121,142 @@ def test_shapes_must_agree_and_terms_reduce(pair: tuple[Tensor, Tensor]) -> None
     elementwise = WeightedSum({"pixel": nn.MSELoss(reduction="none")}, {"pixel": 1.0})
     with pytest.raises(ValueError, match=r"'pixel' gave .* must reduce to a scalar"):
         elementwise(*pair)
+
+
+def test_gradient_share_is_of_all_terms() -> None:
+    norms = {"pixel": torch.tensor(3.0), "fft": torch.tensor(1.0)}
+    assert gradient_share(norms) == {"pixel": 0.75, "fft": 0.25}
+    assert gradient_share({"pixel": torch.tensor(0.0)}) == {"pixel": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("ramp", "factors"),
+    [
+        (Ramp(), {0: 1, 9: 1}),
+        (Ramp(start=3), {0: 0, 2: 0, 3: 1, 9: 1}),
+        (Ramp(start=2, ramp=4), {1: 0, 2: 0, 3: 0.25, 5: 0.75, 6: 1, 9: 1}),
+        (Ramp(start=2, ramp=4).not_before(4), {4: 0, 5: 0.25}),
+        (Ramp(start=5).not_before(4), {4: 0, 5: 1}),
+    ],
+)
+def test_ramp(ramp: Ramp, factors: dict[int, float]) -> None:
+    assert {step: ramp.factor(step) for step in factors} == factors
+
+
+@pytest.mark.parametrize("steps", [{"start": -1}, {"ramp": -1}])
+def test_a_ramp_counts_from_zero(steps: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="= -1 must be a number of generator steps"):
+        Ramp(**steps)
+
+
+class Forbidden(nn.Module):
+    """A term that must not be computed."""
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        raise AssertionError("computed although its weight is 0")
+
+
+def test_a_scheduled_term_begins_at_its_step(pair: tuple[Tensor, Tensor]) -> None:
+    loss = two_terms()
+    loss.schedules["pixel_l1"] = Ramp(start=10, ramp=4)
+    for step, weight in {10: 0.0, 11: 0.125, 14: 0.5, None: 0.5}.items():
+        total, parts = loss(*pair, step=step)
+        assert list(parts) == ["pixel", "pixel_l1"][: 1 + bool(weight)]
+        assert total.item() == pytest.approx(0.04 + weight * 0.2)  # 0.2² and 0.2, as above
+        norms = loss.gradient_shares(*pair, step=step)
+        assert norms.get("pixel_l1", 0) == pytest.approx(weight / 96**0.5, rel=1e-5)
+        shares = loss.shares(parts, step=step)
+        assert shares["pixel"] == pytest.approx(0.04 / (0.04 + weight * 0.2))
+
+
+def test_what_does_not_count_yet_is_not_computed(pair: tuple[Tensor, Tensor]) -> None:
+    terms = {"pixel": nn.MSELoss(), "fft": Forbidden()}
+    loss = WeightedSum(terms, {"pixel": 1, "fft": 1}, schedules={"fft": Ramp(start=2)})
+    loss(*pair, step=1)
+    loss.gradient_shares(*pair, step=1)
+    with pytest.raises(AssertionError, match="computed"):
+        loss(*pair, step=2)
+
+
+def test_pixels_first() -> None:
+    terms = {name: nn.L1Loss() for name in ("pixel", "pixel_l1", "fft", "ssim")}
+    weights, schedules = dict.fromkeys(terms, 1.0), {"ssim": Ramp(start=9, ramp=2)}
+    loss = WeightedSum(terms, weights, schedules=schedules)
+    loss.pixels_first(0)
+    assert list(loss.weights_at(0)) == ["pixel", "pixel_l1", "fft"]
+    for _ in range(2):
+        loss.pixels_first(5)
+        assert list(loss.weights_at(4)) == ["pixel", "pixel_l1"]
+        assert list(loss.weights_at(5)) == ["pixel", "pixel_l1", "fft"]
+        assert loss.weights_at(10)["ssim"] == 0.5
+    with pytest.raises(ValueError, match=r"needs a pixel\* term"):
+        WeightedSum({"fft": nn.L1Loss()}, {"fft": 1}).pixels_first(5)
+
+
+class Sharpness(nn.Module):
+    """``mean(output²)``: a term that sees all maps."""
+
+    takes_output = True
+
+    def forward(self, output: Tensor, hr: Tensor) -> Tensor:
+        return output.square().mean()
+
+
+class Towards(nn.Module):
+    """``mean |sr - average|``: a term that sees the averaged weights' image."""
+
+    takes_average = True
+
+    def forward(self, sr: Tensor, hr: Tensor, average: Tensor) -> Tensor:
+        return (sr - average).abs().mean()
+
+
+class Middle(nn.Module):
+    """The second of three maps, with a buffer that is not the loss's to save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(1))
+
+    def point(self, output: Tensor) -> Tensor:
+        return output.chunk(3, dim=1)[1]
+
+
+def test_a_head_reads_the_image_for_ordinary_terms() -> None:
+    hr = torch.full((2, 3, 4, 4), 0.5)
+    output = torch.cat([hr * 0, hr + 0.25, hr * 2], dim=1).requires_grad_()
+    terms = {"pixel": nn.MSELoss(), "pixel_nll": Sharpness()}
+    loss = WeightedSum(terms, {"pixel": 1, "pixel_nll": 1}, head=Middle())
+    _, parts = loss(output, hr)
+    assert parts["pixel"].item() == pytest.approx(0.25**2)
+    assert parts["pixel_nll"].item() == pytest.approx((0 + 0.75**2 + 1) / 3)
+    norms = loss.gradient_shares(output, hr)
+    assert norms["pixel"].item() == pytest.approx(2 * 0.25 / 96**0.5, rel=1e-5)
+    assert loss.state_dict() == {}
+    with pytest.raises(ValueError, match="must have one shape"):
+        WeightedSum(terms, {"pixel": 1, "pixel_nll": 1})(output, hr)
+
+
+def test_the_average_reaches_the_terms_that_ask_for_it(pair: tuple[Tensor, Tensor]) -> None:
+    loss = WeightedSum({"pixel": nn.MSELoss(), "ldl": Towards()}, {"pixel": 1, "ldl": 1})
+    assert loss.needs_average
+    assert not two_terms().needs_average
+    average = pair[1] + 0.5
+    assert loss(*pair, average=average)[1]["ldl"].item() == pytest.approx(0.3)
+    norms = loss.gradient_shares(*pair, average=average)
+    assert norms["ldl"].item() == pytest.approx(1 / 96**0.5, rel=1e-5)
+    with pytest.raises(ValueError, match="'ldl' needs the image of the averaged weights"):
+        loss(*pair)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "message"),
+    [
+        ({"pixle": Ramp()}, "'pixle' has no weight; did you mean 'pixel'?"),
+        ({"pixel": Ramp(start=1)}, "above 0 at step 0"),
+        ({"pixel": Ramp(ramp=1)}, "above 0 at step 0"),
+    ],
+)
+def test_schedules_that_are_refused(schedules: dict[str, Ramp], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        WeightedSum({"pixel": nn.MSELoss()}, {"pixel": 1.0}, schedules=schedules)
