@@ -1,0 +1,1 @@
+"""Networks that score images: real, or made by the generator."""
