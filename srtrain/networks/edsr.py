@@ -2,6 +2,10 @@
 
 Batch statistics would make the result depend on what else is in the batch, and would differ
 between ranks; EDSR showed that super-resolution loses nothing without them.
+
+Each takes ``out_channels``: the first three are the image, which alone gets the skip or the mean
+colour; heads (``srtrain.networks.heads``) read the others. The width maps of a head must not start
+as images.
 """
 
 from __future__ import annotations
@@ -58,6 +62,7 @@ class EDSR(nn.Module):
         num_blocks: int = 16,
         res_scale: float = 1.0,
         image_range: float = 255.0,
+        out_channels: int = 3,
     ) -> None:
         super().__init__()
         self.image_range = image_range
@@ -67,14 +72,14 @@ class EDSR(nn.Module):
         self.conv_after_body = _conv(num_features, num_features)
         steps = [_upsample(num_features, factor) for factor in shuffles(scale)]
         self.upsample = nn.Sequential(*(layer for step in steps for layer in step))
-        self.conv_last = _conv(num_features, 3)
+        self.conv_last = _conv(num_features, _at_least_rgb(out_channels))
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
+        """Shapes: lr (B, 3, h, w) -> sr (B, out_channels, h * scale, w * scale)."""
         features = self.conv_first((lr - self.mean) * self.image_range)
         features = features + self.conv_after_body(self.body(features))
         sr: Tensor = self.conv_last(self.upsample(features))
-        return sr / self.image_range + self.mean
+        return _onto(self.mean, sr / self.image_range)
 
 
 class SRResNet(nn.Module):
@@ -89,7 +94,9 @@ class SRResNet(nn.Module):
     al. 2018, ESRGAN, section 3.1 (weights x 0.1 as in its supplementary material).
     """
 
-    def __init__(self, *, scale: int, num_features: int = 64, num_blocks: int = 16) -> None:
+    def __init__(
+        self, *, scale: int, num_features: int = 64, num_blocks: int = 16, out_channels: int = 3
+    ) -> None:
         super().__init__()
         self.scale = scale
         self.factors = shuffles(scale)
@@ -98,20 +105,20 @@ class SRResNet(nn.Module):
         for number, factor in enumerate(self.factors, start=1):
             self.add_module(f"upconv{number}", _conv(num_features, num_features * factor**2))
         self.conv_hr = _conv(num_features, num_features)
-        self.conv_last = _conv(num_features, 3)
+        self.conv_last = _conv(num_features, _at_least_rgb(out_channels))
         self.act = nn.LeakyReLU(0.1, inplace=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 _small_init(module)
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
+        """Shapes: lr (B, 3, h, w) -> sr (B, out_channels, h * scale, w * scale)."""
         features = self.body(self.act(self.conv_first(lr)))
         for number, factor in enumerate(self.factors, start=1):
             wide = self.get_submodule(f"upconv{number}")(features)
             features = self.act(functional.pixel_shuffle(wide, factor))
         detail: Tensor = self.conv_last(self.act(self.conv_hr(features)))
-        return detail + _enlarge(lr, self.scale, mode="bilinear")
+        return _onto(_enlarge(lr, self.scale, mode="bilinear"), detail)
 
 
 class EDSRLite(nn.Module):
@@ -127,21 +134,23 @@ class EDSRLite(nn.Module):
     al. 2016).
     """
 
-    def __init__(self, *, scale: int, num_features: int = 32, num_blocks: int = 4) -> None:
+    def __init__(
+        self, *, scale: int, num_features: int = 32, num_blocks: int = 4, out_channels: int = 3
+    ) -> None:
         super().__init__()
         shuffles(scale)
         self.scale = scale
         self.head = _conv(3, num_features)
         self.body = _body(num_features, num_blocks)
-        self.tail = _conv(num_features, 3 * scale**2)
+        self.tail = _conv(num_features, _at_least_rgb(out_channels) * scale**2)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(_bias(self.tail))
 
     def forward(self, lr: Tensor) -> Tensor:
-        """Shapes: lr (B, 3, h, w) -> sr (B, 3, h * scale, w * scale)."""
+        """Shapes: lr (B, 3, h, w) -> sr (B, out_channels, h * scale, w * scale)."""
         head = self.head(lr)
         detail = functional.pixel_shuffle(self.tail(head + self.body(head)), self.scale)
-        return detail + _enlarge(lr, self.scale, mode="bicubic")
+        return _onto(_enlarge(lr, self.scale, mode="bicubic"), detail)
 
 
 def shuffles(scale: int) -> tuple[int, ...]:
@@ -179,6 +188,19 @@ def _enlarge(lr: Tensor, scale: int, *, mode: str) -> Tensor:
     return functional.interpolate(
         lr, scale_factor=scale, mode=mode, align_corners=False, antialias=mode == "bicubic"
     )
+
+
+def _onto(image: Tensor, channels: Tensor) -> Tensor:
+    """``channels`` with ``image`` added to the first three."""
+    if channels.shape[1] == 3:
+        return channels + image
+    return torch.cat([channels[:, :3] + image, channels[:, 3:].to(image.dtype)], dim=1)
+
+
+def _at_least_rgb(out_channels: int) -> int:
+    if out_channels < 3:
+        raise ValueError(f"out_channels = {out_channels} must be at least 3: an RGB image")
+    return out_channels
 
 
 def _small_init(conv: nn.Conv2d) -> None:
