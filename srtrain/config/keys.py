@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from srtrain.config.nearest import did_you_mean, nearest, nearest_key
 from srtrain.config.schema import (
     ALIASES,
+    COMPONENTS,
     EXTENSIBLE,
     OPEN,
     TYPES,
@@ -16,6 +17,7 @@ from srtrain.config.schema import (
     matches,
     root_types,
     type_of,
+    words_of,
 )
 from srtrain.config.signature import is_missing, parameters
 from srtrain.errors import ConfigError
@@ -118,8 +120,10 @@ def check_type(
         return
     expected = describe(annotation)
     verb = "choose" if " | " in expected else "expected"
+    guess = nearest(value, words_of(annotation)) if isinstance(value, str) else None
+    fix = f"{verb} {expected}" + (f"; did you mean {guess}?" if guess else "")
     shown = "null" if value is None else repr(value)
-    yield ConfigError(f"{key} cannot be {shown}", where=where, fix=f"{verb} {expected}")
+    yield ConfigError(f"{key} cannot be {shown}", where=where, fix=fix)
 
 
 def _check_known(
@@ -130,6 +134,10 @@ def _check_known(
     where: Callable[[str], str],
 ) -> Iterator[ConfigError]:
     annotation = reference.types.get(key)
+    if key in COMPONENTS and isinstance(value, Mapping):
+        if "_target_" in value:
+            yield from check_component(value, where=where, prefix=key)
+        return  # of what a file put there: looked at after merging
     if annotation is None and isinstance(default, Mapping):
         if isinstance(value, Mapping):
             yield from check_tree(value, reference, where=where, prefix=key)

@@ -1,7 +1,8 @@
-"""Groups and their options: which exist, which were chosen, and the budget that data=demo means."""
+"""Groups and their options: which exist, which were chosen, and what a choice implies."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from srtrain.config.nearest import did_you_mean, nearest
@@ -9,10 +10,15 @@ from srtrain.config.reference import chain, overridden
 from srtrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from srtrain.config.groups import Groups
     from srtrain.config.words import Words
+
+# What a discriminator brings with it where nothing else was chosen.
+ADVERSARY = {"model": "adversarial", "objective": "vanilla", "discriminator_optimizer": "adam"}
+ADVERSARIAL_WEIGHT = "loss.weights.adversarial"
+SMALL_BUDGETS = frozenset({"smoke", "demo"})
 
 
 def check_options(words: Words, groups: Groups) -> Iterator[ConfigError]:
@@ -47,24 +53,86 @@ def chosen(words: Words, groups: Groups, group: str) -> str:
 
 
 def implied_words(words: Words, groups: Groups) -> list[str]:
-    """What a command line means without saying it.
+    """What a command line means without saying it: a budget, a generator, the adversary's parts.
 
-    ``budget=demo`` for ``data=demo`` without a budget; other data must choose (rules.py). And the
-    experiment's own generator: small budgets swap the default network for a small one, but a
-    recipe that is about a network (``edsr_baseline``) keeps it.
+    ``budget=demo`` for ``data=demo`` without a budget; other data must choose (rules.py).
     """
-    given = {override.key_or_group for override in words.groups}
-    theirs = overridden(groups, "experiment", chosen(words, groups, "experiment"))
-    implied = []
-    generator = str(theirs["generator"][0]) if "generator" in theirs else ""
-    if "generator" not in given and generator in groups.options("generator"):
-        implied.append(f"generator={generator}")
-    if "budget" not in given and "budget" not in theirs:
-        data = chosen(words, groups, "data")
-        if "data" in theirs and "data" not in given:
-            data = theirs["data"][0]
-        implied += ["budget=demo"] if data == "demo" else []
+    settled = _Settled.of(words, groups)
+    budget = settled.option("budget")
+    if budget == "unset" and settled.option("data") == "demo":
+        budget = "demo"
+    implied = [*_network(settled, groups), *_adversary(settled, groups, budget)]
+    if budget != settled.option("budget"):
+        implied.append(f"budget={budget}")
+    given = {override.key_or_group for override in words.values}
+    if switched_off(words, groups) and ADVERSARIAL_WEIGHT not in given:
+        implied.append(f"{ADVERSARIAL_WEIGHT}=0")
     return implied
+
+
+def switched_off(words: Words, groups: Groups) -> bool:
+    """Whether ``discriminator=none`` takes away the experiment's adversary."""
+    settled = _Settled.of(words, groups)
+    named = settled.theirs.get("discriminator", "none")
+    return named != "none" and settled.given.get("discriminator") == "none"
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """Group → option by who chose it: the command line, the experiment, the root."""
+
+    given: Mapping[str, str]
+    theirs: Mapping[str, str]
+    root: Mapping[str, str]
+
+    @classmethod
+    def of(cls, words: Words, groups: Groups) -> _Settled:
+        listed = overridden(groups, "experiment", chosen(words, groups, "experiment"))
+        return cls(
+            {o.key_or_group: str(o.value()) for o in words.groups if not o.is_delete()},
+            {group: str(option) for group, (option, _) in listed.items()},
+            {group: chosen(words, groups, group) for group in groups.names()},
+        )
+
+    def option(self, group: str) -> str:
+        found = self.given.get(group) or self.theirs.get(group) or self.root.get(group, "")
+        return found.removesuffix(".yaml")
+
+    def is_open(self, group: str) -> bool:
+        """Whether neither the command line nor the experiment chose it."""
+        return group not in self.given and group not in self.theirs
+
+
+def _network(settled: _Settled, groups: Groups) -> Iterator[str]:
+    """The experiment's own generator, where small budgets would swap it for a small one.
+
+    A recipe that is about a network (``edsr_baseline``) keeps it; one that is about an adversary
+    takes the small one.
+    """
+    generator = settled.theirs.get("generator", "")
+    if "generator" in settled.given or "discriminator" in settled.theirs:
+        return
+    if generator in groups.options("generator"):
+        yield f"generator={generator}"
+
+
+def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
+    """All that a discriminator needs; without one, nothing of what the experiment needed for its.
+
+    Small budgets take the small form of a discriminator that only the experiment names.
+    """
+    discriminator = settled.option("discriminator")
+    if discriminator == "none":
+        if "discriminator" in settled.given:
+            left = [g for g in ADVERSARY if g in settled.theirs and g not in settled.given]
+            yield from (f"{group}={settled.root[group]}" for group in left)
+        return
+    yield from (
+        f"{group}={option}" for group, option in ADVERSARY.items() if settled.is_open(group)
+    )
+    lite = f"{discriminator}_lite"
+    if "discriminator" not in settled.given and budget in SMALL_BUDGETS:
+        yield from [f"discriminator={lite}"] if lite in groups.options("discriminator") else []
 
 
 def _check_option(groups: Groups, group: str, option: object, where: str) -> Iterator[ConfigError]:

@@ -19,12 +19,13 @@ from srtrain.config.facts import Facts
 from srtrain.config.groups import Groups
 from srtrain.config.keys import Reference, check_component, check_tree
 from srtrain.config.location import conf_dir
-from srtrain.config.options import check_options, implied_words
+from srtrain.config.moot import without_adversary
+from srtrain.config.options import check_options, implied_words, switched_off
 from srtrain.config.problems import refuse
-from srtrain.config.reference import Sources, sources
+from srtrain.config.reference import Sources, sources, with_schedules
 from srtrain.config.resume import saved_run
 from srtrain.config.rules import check_rules
-from srtrain.config.schema import EXTENSIBLE
+from srtrain.config.schema import COMPONENTS, EXTENSIBLE
 from srtrain.config.values import set_values
 from srtrain.config.words import Words, read_words, shorthand
 from srtrain.errors import ConfigError, SrtrainError
@@ -49,13 +50,15 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
     saved = saved_run(parsed)
     if saved is not None:
         config, choices = saved
-        reference = Reference(_plain(config), _terms(config))
+        reference = Reference(with_schedules(_plain(config), _terms(config)), _terms(config))
     else:
         implied = implied_words(parsed, groups)
         written += implied
         config, choices = _compose(parsed, implied, groups, config_dirs, problems)
         origin = sources(groups, choices)
-        reference = Reference(origin.tree, _terms(config))
+        if switched_off(parsed, groups):
+            origin = without_adversary(origin, groups, config)
+        reference = Reference(with_schedules(origin.tree, _terms(config)), _terms(config))
         problems += _check_files(origin, reference, groups)
         _drop_headless(config, reference)
     problems += set_values(parsed.values, reference, config)
@@ -138,7 +141,8 @@ def _check_replaced(
     """Where a file or word put another class in place: what is left of the old one's keys."""
     for key, node in _components(settled, ""):
         default = reference.default(key)
-        if isinstance(default, dict) and default.get("_target_", node) != node["_target_"]:
+        before = default.get("_target_", node["_target_"]) if isinstance(default, dict) else None
+        if before != node["_target_"] and (before or key in COMPONENTS):
             for problem in check_component(node, where=lambda _: "after merging", prefix=key):
                 if problem.what not in told:
                     yield problem

@@ -2,7 +2,8 @@
 
 Hydra merges whatever an experiment file says, typos included. So the reference is built from the
 YAML of ``train.yaml`` and the chosen options alone, and the files with ``@package _global_``
-(experiments, budgets) are checked against it like words of the command line.
+(experiments, budgets) are checked against it like words of the command line. What such a file says
+about its own group (``model=adversarial`` about ``model``) defines keys, as in any option.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from srtrain.config.groups import Groups
     from srtrain.config.yamlfile import ConfigFile
@@ -58,6 +59,7 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
             place = _package(file, package or group)
             if place == GLOBAL:
                 setters.append(file)
+                _merge(tree.get(group, {}), file.values.get(group, {}))
                 continue
             node = _descend(tree, place)
             if groups.is_users(file):
@@ -65,6 +67,14 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
                 own.append(OwnOption(place, file, _wrap(place, before)))
             _merge(node, file.values)
     return Sources(tree, tuple(setters), tuple(own))
+
+
+def with_schedules(tree: dict[str, Any], terms: Collection[str]) -> dict[str, Any]:
+    """``tree`` with a ``loss.schedule.NAME`` of zeros for every term: which may be scheduled."""
+    loss = tree.get("loss", {})
+    names = {*loss.get("weights", {}), *terms}
+    schedule = {name: {"start": 0, "ramp": 0} for name in sorted(names)}
+    return {**tree, "loss": {**loss, "schedule": schedule}}
 
 
 def shipped_default(groups: Groups, group: str) -> dict[str, Any]:
@@ -112,7 +122,8 @@ def overridden(groups: Groups, group: str, option: str) -> dict[str, tuple[str, 
 def _same_group(entry: object, group: str) -> str | None:
     if not isinstance(entry, str):
         return None
-    return entry.removeprefix(f"/{group}/") if "@" not in entry else None
+    name, _, package = entry.partition("@")
+    return name.removeprefix(f"/{group}/") if package in ("", group) else None
 
 
 def _package(file: ConfigFile, default: str) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from srtrain.config.nearest import did_you_mean, nearest
+from srtrain.config import rules_adversary, rules_loss
 from srtrain.config.places import places
 from srtrain.errors import ConfigError, SrtrainError
 from srtrain.ranks import granted
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
 
     from srtrain.config.facts import Facts
 
-# A regulariser's coefficients sum to less than this share of the pixel terms'.
-REGULARISER_SHARE = 0.01
-PERCEPTUAL_CLASSES = "srtrain.losses.perceptual."
 INF = math.inf
 
 # key -> (lowest, highest); an open end is written by `ABOVE_ZERO`.
@@ -40,7 +36,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "checkpoint.keep_last": (1, INF),
     "optimizer.lr": (ABOVE_ZERO, INF),
     "optimizer.weight_decay": (0, INF),
+    "discriminator_optimizer.lr": (ABOVE_ZERO, INF),
+    "discriminator_optimizer.weight_decay": (0, INF),
+    "discriminator.n_layers": (1, 6),
+    "discriminator.base_channels": (1, INF),
+    "objective.r1_gamma": (0, INF),
+    "objective.r1_every": (1, INF),
+    "objective.gradient_penalty": (0, INF),
     "model.clip_norm": (ABOVE_ZERO, INF),
+    "model.discriminator_clip_norm": (ABOVE_ZERO, INF),
+    "model.warmup_share": (0, 1),
+    "model.discriminator_start": (0, INF),
+    "model.adaptive_above": (0, 1),
     "scheduler.warmup_share": (0, 1),
     "scheduler.final_share": (0, 1),
     "callbacks.ema.decay": (0, 1),
@@ -62,56 +69,6 @@ def ranges(facts: Facts) -> Iterator[SrtrainError]:
             start = "above 0" if low == ABOVE_ZERO else f"{low:g}" + (" or more" * (high == INF))
             end = "" if high == INF else f" to {high:g}"
             yield ConfigError(f"{key} cannot be {value}", where=key, fix=f"choose {start}{end}")
-
-
-def loss_weights(facts: Facts) -> Iterator[SrtrainError]:
-    """Weights are finite, not negative, not all 0, and each belongs to a term."""
-    terms = facts.mapping("loss.terms")
-    for name in facts.mapping("loss.weights"):
-        key, weight = f"loss.weights.{name}", facts.number(f"loss.weights.{name}")
-        if name not in terms:
-            guess = nearest(name, list(terms))
-            fix = did_you_mean(f"loss.weights.{guess}" if guess else None, f"define {key}'s term")
-            yield ConfigError(f"{key} has no term loss.terms.{name}", where=key, fix=fix)
-        elif weight is not None and not (math.isfinite(weight) and weight >= 0):
-            yield ConfigError(f"{key} cannot be {weight}", where=key, fix="choose 0 or more")
-    for name in terms:
-        if name not in facts.mapping("loss.weights"):
-            where = f"loss.terms.{name}"
-            fix = f"add loss.weights.{name}: 0 switches it off"
-            yield ConfigError(f"the term {name} has no weight", where=where, fix=fix)
-    if not facts.weights():
-        fix = "give one term a weight above 0, e.g. loss.weights.pixel=1"
-        yield ConfigError("no loss: all weights are 0", where="loss.weights", fix=fix)
-
-
-def perceptual_names(facts: Facts) -> Iterator[SrtrainError]:
-    """The rule about perceptual shares goes by names, so a perceptual class must bear one."""
-    for name, term in facts.mapping("loss.terms").items():
-        target = str(term.get("_target_", "")) if isinstance(term, Mapping) else ""
-        if target.startswith(PERCEPTUAL_CLASSES) and not name.startswith("perceptual"):
-            fix = f"name it perceptual_{name}"
-            yield ConfigError(f"{name} is a perceptual term", where=f"loss.terms.{name}", fix=fix)
-
-
-def perceptual_share(facts: Facts) -> Iterator[SrtrainError]:
-    """``0 < Σ perceptual* < 0.01 · Σ pixel*`` for regularisers (design: nothing is rescaled)."""
-    weights = facts.weights()
-    perceptual = sum(weight for name, weight in weights.items() if name.startswith("perceptual"))
-    pixel = sum(weight for name, weight in weights.items() if name.startswith("pixel"))
-    if not perceptual or facts.get("loss.role") == "perceptual_led":
-        return
-    led = "or say loss.role=perceptual_led"
-    if not pixel:
-        what = f"perceptual weights sum to {perceptual:g} and there is no pixel term to regularise"
-        yield ConfigError(what, where="loss.weights", fix=f"give loss.weights.pixel, {led}")
-    elif not perceptual < REGULARISER_SHARE * pixel:
-        what = (
-            f"perceptual weights sum to {perceptual:g}, {perceptual / pixel:.2%} of the pixel"
-            f" weights' {pixel:g}; a regulariser stays below {REGULARISER_SHARE:.0%}"
-        )
-        fix = f"keep them below {REGULARISER_SHARE * pixel:g}, {led}"
-        yield ConfigError(what, where="loss.weights.perceptual", fix=fix)
 
 
 def ranks(facts: Facts) -> Iterator[SrtrainError]:
@@ -179,9 +136,8 @@ def lpips(facts: Facts) -> Iterator[SrtrainError]:
 RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     budget,
     ranges,
-    loss_weights,
-    perceptual_names,
-    perceptual_share,
+    *rules_loss.RULES,
+    *rules_adversary.RULES,
     ranks,
     scales,
     lpips,

@@ -54,8 +54,20 @@ TYPES: dict[str, Any] = {
     "degradation.scale": int,
     "loss.role": Literal["regulariser", "perceptual_led"],
     "loss.terms.perceptual.taps": Taps,
-    "loss.terms.perceptual.criterion": Literal["mse", "l1"],
+    "loss.terms.perceptual.criterion": Literal["mse", "l1"] | None,
+    "loss.terms.perceptual.before_relu": bool | None,
+    "loss.terms.perceptual.calibrated": bool | None,
+    "loss.terms.perceptual.crop": int | None,
+    "loss.terms.perceptual_lpips.net": Literal["squeeze", "alex", "vgg"],
+    "loss.terms.perceptual_lpips.features": str | None,
+    "loss.terms.perceptual_dists.features": str | None,
+    "loss.head": dict[str, Any] | None,
     "model.clip_norm": float | None,
+    "model.target": dict[str, Any] | None,
+    "model.discriminator_clip_norm": float | None,
+    "discriminator.norm": Literal["spectral", "instance", "batch", "none"],
+    "discriminator.input_size": int,
+    "discriminator_optimizer.lr": float,
     "metrics.lpips.net": Literal["squeeze", "alex", "vgg"] | None,
     "metrics.lpips.features": str | None,
     "trainer.accelerator": Device,
@@ -71,6 +83,9 @@ TYPES: dict[str, Any] = {
 OPEN = frozenset({"data.val", "hydra"})
 # Here a mapping with a `_target_` adds a component, and null takes one away.
 EXTENSIBLE = frozenset({"loss.terms", "callbacks", "logger"})
+
+# Here null stands for a component that an experiment, or the user, may put in place.
+COMPONENTS = frozenset({"loss.head", "model.target"})
 
 # Keys of other trainers, and what says the same here.
 ALIASES = {
@@ -126,6 +141,14 @@ def matches(value: object, annotation: Any) -> bool:  # noqa: ANN401 - an annota
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if annotation in (None, type(None)) else isinstance(value, annotation)
+
+
+def words_of(annotation: Any) -> list[str]:  # noqa: ANN401 - an annotation is any
+    """The words that an annotation offers to choose from, if it does."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [word for option in get_args(annotation) for word in words_of(option)]
+    words = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return [word for word in words if isinstance(word, str)]
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -1,0 +1,102 @@
+"""What an adversary cannot be: half of one, blind to the whole crop, or in a bad combination."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from srtrain.errors import ConfigError, SrtrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from srtrain.config.facts import Facts
+
+WEIGHT = "loss.weights.adversarial"
+SWITCH_ON = "add discriminator=patchgan | unet | vgg"
+MODEL = "srtrain.training.adversarial.AdversarialSR"
+PATCHGAN = "srtrain.networks.discriminators.patchgan.PatchGAN"
+UNET = "srtrain.networks.discriminators.unet.UNet"
+# A U-Net of three halvings adds its way back up: sides must divide.
+UNET_MULTIPLE = 8
+
+
+def completeness(facts: Facts) -> Iterator[SrtrainError]:
+    """A discriminator, its objective, optimizer and weight, and a model that trains it: or none."""
+    parts = {
+        "objective": _has(facts, "objective"),
+        "discriminator_optimizer": _has(facts, "discriminator_optimizer"),
+        "model": facts.get("model._target_") == MODEL,
+    }
+    weight = facts.number(WEIGHT)
+    if not _has(facts, "discriminator"):
+        for group in (name for name, there in parts.items() if there):
+            what = f"{group}={facts.choices.get(group, '…')} needs a discriminator"
+            yield ConfigError(what, where=group, fix=f"{SWITCH_ON}, or leave {group} out")
+        if weight:
+            what = f"{WEIGHT}={weight:g} without a discriminator"
+            yield ConfigError(what, where=WEIGHT, fix=f"{SWITCH_ON}, or leave the weight at 0")
+        return
+    fixes = {
+        "objective": "choose objective=vanilla | lsgan | hinge | wgan_gp | ragan",
+        "discriminator_optimizer": "choose discriminator_optimizer=adam | adamw",
+        "model": "leave model out: a discriminator brings model=adversarial",
+    }
+    for group in (name for name, there in parts.items() if not there):
+        what = f"a discriminator, but {group}={facts.choices.get(group, 'none')}"
+        yield ConfigError(what, where=group, fix=f"{fixes[group]}; or discriminator=none")
+    if weight == 0 and parts["model"]:
+        what = f"a discriminator that the generator does not hear: {WEIGHT}=0"
+        yield ConfigError(what, where=WEIGHT, fix="give it a weight above 0, or discriminator=none")
+
+
+def crop(facts: Facts) -> Iterator[SrtrainError]:
+    """What the discriminator looks at must fit into the crop."""
+    patch, target = facts.number("data.hr_patch_size"), facts.get("discriminator._target_")
+    if patch is None:
+        return
+    where = "data.hr_patch_size"
+    layers, size = facts.number("discriminator.n_layers"), facts.number("discriminator.input_size")
+    if target == PATCHGAN and layers is not None and (field := patchgan_field(layers)) > patch:
+        what = f"the discriminator judges {field}×{field} px, the crop is {patch:g}×{patch:g}"
+        largest = max((n for n in range(1, 4) if patchgan_field(n) <= patch), default=None)
+        fewer = f", or discriminator.n_layers={largest}" if largest else ""
+        yield ConfigError(
+            what, where=where, fix=f"choose data.hr_patch_size={field} or more{fewer}"
+        )
+    if size is not None and size != patch:
+        what = f"discriminator.input_size={size:g}, the crop is {patch:g}×{patch:g}"
+        fix = "leave it out: it follows data.hr_patch_size"
+        yield ConfigError(what, where="discriminator.input_size", fix=fix)
+    if target == UNET and patch % UNET_MULTIPLE:
+        what = f"the U-Net discriminator halves three times, {patch:g} is no multiple of 8"
+        near = max(1, round(patch / UNET_MULTIPLE)) * UNET_MULTIPLE
+        yield ConfigError(what, where=where, fix=f"e.g. data.hr_patch_size={near}")
+
+
+def patchgan_field(n_layers: float) -> int:
+    """The side of what one PatchGAN logit sees: 4×4 kernels, ``n_layers`` of stride 2, two of 1."""
+    field = 7  # of the two last convolutions
+    for _ in range(int(n_layers)):
+        field = (field - 1) * 2 + 4
+    return field
+
+
+def combinations(facts: Facts) -> Iterator[SrtrainError]:
+    """Objectives that look at more than one image, where batch statistics or splits forbid it."""
+    name = str(facts.get("objective._target_") or "").rpartition(".")[2]
+    if name == "Wasserstein" and facts.get("discriminator.norm") == "batch":
+        what = "WGAN-GP bounds the gradient of single images; batch norm mixes them"
+        fix = "choose discriminator.norm=instance | none"
+        yield ConfigError(what, where="discriminator.norm", fix=fix)
+    accumulate = facts.number("trainer.accumulate")
+    if name == "RelativisticAverage" and accumulate is not None and accumulate > 1:
+        what = f"ragan compares with the batch's mean, trainer.accumulate={accumulate:g} splits it"
+        fix = "choose trainer.accumulate=1, or objective=vanilla | lsgan | hinge"
+        yield ConfigError(what, where="trainer.accumulate", fix=fix)
+
+
+def _has(facts: Facts, group: str) -> bool:
+    return bool(facts.get(f"{group}._target_"))
+
+
+RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (completeness, crop, combinations)
