@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Objective(nn.Module):
     """The game that both play; subclasses say what ``generator`` and ``discriminator`` minimise.
 
-    ``r1_gamma`` adds ``γ/2 · E‖∇D(hr)‖²`` to the discriminator's loss, computed every ``r1_every``
-    of its steps and multiplied by as many, which costs a third less than always.
+    ``r1_gamma`` adds ``gamma/2 · E‖∇D(hr)‖²`` to the discriminator's loss: computed at every
+    ``r1_every``-th of its steps and multiplied by as many, the same on average at less cost.
 
     Raises: ValueError for a negative ``r1_gamma`` or ``r1_every`` below 1.
     Source: R1: Mescheder et al. 2018, Which Training Methods for GANs do actually Converge?, eq. 9;
@@ -186,12 +186,12 @@ class Wasserstein(Objective):
             return r1
         same_shape(sr, hr)
         slopes = torch.linalg.vector_norm(_gradients(judge, torch.lerp(sr, hr, mix)), dim=1)
-        off = self.gradient_penalty * (slopes - 1).square().mean()
+        off: Tensor = self.gradient_penalty * (slopes - 1).square().mean()
         return off if r1 is None else off + r1
 
 
 class RelativisticAverage(Objective):
-    """Is a real image more real than fakes on average? ``r = real - E fake``; ``f = fake - E real``.
+    """Is real more real than the average fake? ``r = real - E fake``, ``f = fake - E real``.
 
     D: ``½ (softplus(-r) + softplus(f))``; G: ``½ (softplus(r) + softplus(-f))``: G learns from the
     real images too. Halved as in ESRGAN's code. The two means are over all ranks, so two ranks are

@@ -60,7 +60,7 @@ _NEEDS: dict[str, Callable[[Mapping[str, Any]], Needs]] = {
 }
 
 
-def spec_of(node: Mapping[str, Any]) -> Spec:
+def spec_of(node: Mapping[str, Any], *, group: str = "generator") -> Spec:
     """The spec of a flat configuration node ``{_target_: …, key: value, …}``.
 
     Raises: ConfigError without a ``_target_``.
@@ -70,7 +70,7 @@ def spec_of(node: Mapping[str, Any]) -> Spec:
     if not isinstance(target, str):
         raise ConfigError(
             f"_target_ is {target!r}",
-            where="generator._target_",
+            where=f"{group}._target_",
             fix="give the dotted path of a network class",
         )
     return Spec(_target_=target, kwargs=kwargs)
@@ -86,16 +86,7 @@ def build_generator(spec: Spec, *, scale: int, trust: Sequence[str] = ()) -> Gen
     if it refuses its arguments.
     """
     target, kwargs = spec["_target_"], spec["kwargs"]
-    network = _network_class(target, trust=trust)
-    _check_arguments(network, target, kwargs)
-    try:
-        net = network(**kwargs)
-    except Exception as error:
-        raise ConfigError(
-            f"{target} refuses its parameters: {type(error).__name__}: {error}",
-            where="generator",
-            fix=f"see its documentation: python -m pydoc {target}",
-        ) from error
+    net = build_network(spec, group="generator", trust=trust)
     needs = size_needs(net, target, kwargs)
     return Generator(
         net,
@@ -104,6 +95,24 @@ def build_generator(spec: Spec, *, scale: int, trust: Sequence[str] = ()) -> Gen
         multiple_of=needs.multiple_of,
         min_size=needs.min_size,
     )
+
+
+def build_network(spec: Spec, *, group: str, trust: Sequence[str] = ()) -> nn.Module:
+    """The network of ``spec``, freshly initialised; ``group`` is what errors call it.
+
+    Raises: as ``build_generator``.
+    """
+    target, kwargs = spec["_target_"], spec["kwargs"]
+    network = _network_class(target, group=group, trust=trust)
+    _check_arguments(network, target, kwargs, group=group)
+    try:
+        return network(**kwargs)
+    except Exception as error:
+        raise ConfigError(
+            f"{target} refuses its parameters: {type(error).__name__}: {error}",
+            where=group,
+            fix=f"see its documentation: python -m pydoc {target}",
+        ) from error
 
 
 def size_needs(net: nn.Module, target: str, kwargs: Mapping[str, Any]) -> Needs:
@@ -115,7 +124,7 @@ def size_needs(net: nn.Module, target: str, kwargs: Mapping[str, Any]) -> Needs:
     )
 
 
-def _network_class(target: str, *, trust: Sequence[str]) -> Callable[..., nn.Module]:
+def _network_class(target: str, *, group: str, trust: Sequence[str]) -> Callable[..., nn.Module]:
     module_name, _, class_name = target.rpartition(".")
     if not _below(module_name, (*TRUSTED, *trust)):
         package = module_name.partition(".")[0] or target
@@ -129,7 +138,7 @@ def _network_class(target: str, *, trust: Sequence[str]) -> Callable[..., nn.Mod
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"there is no {target}: {error}",
-            where="generator._target_",
+            where=f"{group}._target_",
             fix="give the dotted path of a network class that can be imported",
         ) from error
     # Re-exports count where the user trusts a package, not below the built-in prefixes.
@@ -137,7 +146,7 @@ def _network_class(target: str, *, trust: Sequence[str]) -> Callable[..., nn.Mod
     if not (inspect.isclass(found) and issubclass(found, nn.Module) and defined_here):
         raise ConfigError(
             f"{target} is not a network class",
-            where="generator._target_",
+            where=f"{group}._target_",
             fix="give the dotted path of a torch.nn.Module",
         )
     return cast("Callable[..., nn.Module]", found)
@@ -148,7 +157,7 @@ def _below(module_name: str, packages: Sequence[str]) -> bool:
 
 
 def _check_arguments(
-    network: Callable[..., nn.Module], target: str, kwargs: Mapping[str, Any]
+    network: Callable[..., nn.Module], target: str, kwargs: Mapping[str, Any], *, group: str
 ) -> None:
     """Raises ConfigError naming the first unknown or missing constructor argument."""
     parameters = inspect.signature(network).parameters
@@ -164,7 +173,7 @@ def _check_arguments(
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(
             f"{target} has no parameter {unknown[0]!r}",
-            where=f"generator.{unknown[0]}",
+            where=f"{group}.{unknown[0]}",
             fix=f"{hint}it takes {', '.join(known)}",
         )
     missing = [
@@ -175,6 +184,6 @@ def _check_arguments(
     if missing:
         raise ConfigError(
             f"{target} needs the parameter {missing[0]!r}",
-            where=f"generator.{missing[0]}",
-            fix="give it a value in the generator's YAML",
+            where=f"{group}.{missing[0]}",
+            fix=f"give it a value in the {group}'s YAML",
         )

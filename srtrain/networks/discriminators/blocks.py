@@ -9,7 +9,7 @@ from torch import nn
 from srtrain.networks.discriminators.spectral import SpectralConv2d
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Norm = Literal["spectral", "instance", "batch", "none"]
 
@@ -52,15 +52,25 @@ def known_norm(norm: str) -> None:
         raise ValueError(f"norm = {norm!r} must be one of {', '.join(get_args(Norm))}")
 
 
-def receptive_field(network: nn.Module) -> int:
-    """Side of the square that one output of a chain of convolutions sees."""
-    return chain_field(m for m in network.modules() if isinstance(m, nn.Conv2d))
+def receptive_field(layers: Iterable[nn.Module]) -> int:
+    """Side of the square that one output sees: the widest, where outputs differ.
+
+    Each output of a chain of convolutions and x2 bilinear enlargements sees an interval of its
+    input. The intervals are followed backwards, from one period of outputs.
+    """
+    chain = [m for m in layers if isinstance(m, nn.Conv2d | nn.Upsample)]
+    period = 2 ** sum(isinstance(layer, nn.Upsample) for layer in chain)
+    return max(_seen(chain, position) for position in range(period))
 
 
-def chain_field(convolutions: Iterable[nn.Conv2d]) -> int:
-    """``1 + Σ (kernel - 1) · Π (strides before)``."""
-    side, jump = 1, 1
-    for layer in convolutions:
-        side += (layer.kernel_size[0] - 1) * jump
-        jump *= layer.stride[0]
-    return side
+def _seen(chain: Sequence[nn.Module], position: int) -> int:
+    first = last = position
+    for layer in reversed(chain):
+        if isinstance(layer, nn.Conv2d):
+            kernel, stride, padding = (
+                int(size[0]) for size in (layer.kernel_size, layer.stride, layer.padding)
+            )
+            first, last = first * stride - padding, last * stride - padding + kernel - 1
+        else:  # output i lies between the inputs floor((i - 1) / 2) and the next
+            first, last = (first - 1) // 2, (last - 1) // 2 + 1
+    return last - first + 1

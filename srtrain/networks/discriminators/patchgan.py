@@ -51,7 +51,7 @@ class PatchGAN(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Side of the patch that one logit judges."""
-        return receptive_field(self.layers)
+        return receptive_field(self.layers.modules())
 
     def forward(self, image: Tensor) -> Tensor:
         """Shapes: (B, 3, H, W) -> (B, 1, h, w)."""

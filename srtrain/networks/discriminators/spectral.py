@@ -61,7 +61,8 @@ class SpectralConv2d(nn.Conv2d):
             # Copies: `iterate` may follow before the backward pass needs them.
             sigma = self.u.clone() @ (self.weight.flatten(1) @ self.v.clone())
             weight = self.weight / sigma
-        return self._conv_forward(features, weight, self.bias)
+        convolved: Tensor = self._conv_forward(features, weight, self.bias)
+        return convolved
 
 
 def advance(network: nn.Module) -> None:
