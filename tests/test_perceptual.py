@@ -200,10 +200,28 @@ def test_names_and_hashes_say_what_the_features_are(vgg_file: Path) -> None:
     assert loss.features_sha256 == features.sha256_of(vgg_file)
 
 
-@pytest.mark.parametrize("taps", ["vgg54", "esrgan", "ldl", "pix2pixhd", {"conv3_2": 1.0}])
-def test_embedded_features_refuse_deeper_taps(taps: str | dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"conv\d_\d, the embedded features end at conv3_1"):
-        Perceptual(taps=taps)
+@pytest.mark.parametrize("taps", ["vgg54", "esrgan", "ldl", "pix2pixhd"])
+def test_recipes_of_deeper_taps_use_the_embedded_first5_and_say_so(taps: str) -> None:
+    torch.manual_seed(0)
+    sr, hr = torch.rand(2, 1, 3, 16, 16)
+    embedded = Perceptual(taps=taps)
+    assert embedded.features_name == f"first5/procedural (recipe: {taps})"
+    torch.testing.assert_close(embedded(sr, hr), Perceptual()(sr, hr))
+
+
+@pytest.mark.parametrize("taps", ["first5", "vgg22", "features5"])
+def test_recipes_that_the_embedded_features_can_serve_stay_what_they_are(taps: str) -> None:
+    assert Perceptual(taps=taps).features_name == "first5/procedural"
+
+
+def test_a_file_that_lacks_a_recipes_layers_is_an_error() -> None:
+    with pytest.raises(StorageError, match=r"features\.12\.weight \(conv3_2\) is missing"):
+        Perceptual(taps="vgg54", features=features.EMBEDDED_FILE)
+
+
+def test_embedded_features_refuse_own_taps_beyond_them() -> None:
+    with pytest.raises(ConfigError, match=r"conv3_2, the embedded features end at conv3_1"):
+        Perceptual(taps={"conv3_2": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def sources(groups: Groups, choices: Mapping[str, str]) -> Sources:
     return Sources(tree, tuple(setters), tuple(own))
 
 
-def with_schedules(tree: dict[str, Any], terms: Collection[str]) -> dict[str, Any]:
+def with_schedules(tree: Mapping[str, Any], terms: Collection[str]) -> dict[str, Any]:
     """``tree`` with a ``loss.schedule.NAME`` of zeros for every term: which may be scheduled."""
     loss = tree.get("loss", {})
     names = {*loss.get("weights", {}), *terms}

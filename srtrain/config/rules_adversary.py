@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from srtrain.errors import ConfigError, SrtrainError
@@ -16,8 +17,8 @@ SWITCH_ON = "add discriminator=patchgan | unet | vgg"
 MODEL = "srtrain.training.adversarial.AdversarialSR"
 PATCHGAN = "srtrain.networks.discriminators.patchgan.PatchGAN"
 UNET = "srtrain.networks.discriminators.unet.UNet"
-# A U-Net of three halvings adds its way back up: sides must divide.
-UNET_MULTIPLE = 8
+UNET_DIVISOR = 8  # three halvings, and the skips must meet again
+VGG_SMALLEST = 32  # four halvings
 
 
 def completeness(facts: Facts) -> Iterator[SrtrainError]:
@@ -67,10 +68,13 @@ def crop(facts: Facts) -> Iterator[SrtrainError]:
         what = f"discriminator.input_size={size:g}, the crop is {patch:g}×{patch:g}"
         fix = "leave it out: it follows data.hr_patch_size"
         yield ConfigError(what, where="discriminator.input_size", fix=fix)
-    if target == UNET and patch % UNET_MULTIPLE:
-        what = f"the U-Net discriminator halves three times, {patch:g} is no multiple of 8"
-        near = max(1, round(patch / UNET_MULTIPLE)) * UNET_MULTIPLE
-        yield ConfigError(what, where=where, fix=f"e.g. data.hr_patch_size={near}")
+    elif size is not None and size < VGG_SMALLEST:
+        what = f"the discriminator halves four times, the crop is {patch:g}×{patch:g}"
+        yield ConfigError(what, where=where, fix=f"choose {VGG_SMALLEST} or more")
+    if target == UNET and patch % UNET_DIVISOR:
+        step = math.lcm(UNET_DIVISOR, int(facts.number("scale") or 1))
+        what = f"the discriminator halves three times, {patch:g} is no multiple of {UNET_DIVISOR}"
+        yield ConfigError(what, where=where, fix=f"e.g. {max(1, round(patch / step)) * step}")
 
 
 def patchgan_field(n_layers: float) -> int:

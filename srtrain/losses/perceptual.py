@@ -73,6 +73,9 @@ class Perceptual(nn.Module):
     without it the taps of one VGG-19 differ by 10⁴ in size, and those of two by as much. ``first5``
     divides; the published sets do not, because their published coefficients count on raw sizes.
 
+    The embedded features end at conv3_1: with them a named set of deeper taps becomes ``first5``
+    with all its conventions, and ``features_name`` says so. A file that lacks layers is an error.
+
     Args:
         features: ``embedded`` (first5/procedural, in the package: the first five convolutions
             only), ``imagenet`` (torchvision's VGG-19), or the path of a weights file.
@@ -99,13 +102,14 @@ class Perceptual(nn.Module):
     ) -> None:
         super().__init__()
         chosen = _tap_set(taps)
+        self.recipe: str | None = None
+        if features == "embedded" and _is_deeper_than_embedded(taps, chosen):
+            self.recipe, chosen = str(taps), TAP_SETS["first5"]
         self.criterion = criterion or chosen.criterion
         if self.criterion not in get_args(Criterion):
             raise ConfigError(f"criterion={criterion!r}", where="perceptual", fix="mse or l1")
         if crop is not None and crop < 1:
             raise ConfigError(f"crop={crop}", where="perceptual", fix="a side in px, or null")
-        if features == "embedded":
-            _embedded_suffices(taps, chosen)
         self.crop = crop
         self.features = VGG19Features(
             features,
@@ -120,8 +124,12 @@ class Perceptual(nn.Module):
 
     @property
     def features_name(self) -> str:
-        """What the features honestly are: "first5/procedural", "vgg19/imagenet", "vgg19/STEM"."""
-        return self.features.features_name
+        """What the features honestly are: "first5/procedural", "vgg19/imagenet", "vgg19/STEM".
+
+        "first5/procedural (recipe: vgg54)" where the recipe's own taps were not to be had.
+        """
+        name = self.features.features_name
+        return f"{name} (recipe: {self.recipe})" if self.recipe else name
 
     @property
     def features_sha256(self) -> str:
@@ -172,11 +180,14 @@ def _tap_set(taps: str | Mapping[str, float]) -> TapSet:
     return TapSet(dict(taps), calibrated=True)
 
 
-def _embedded_suffices(taps: str | Mapping[str, float], chosen: TapSet) -> None:
+def _is_deeper_than_embedded(taps: str | Mapping[str, float], chosen: TapSet) -> bool:
+    """Whether a named set needs what the embedded features lack; own taps that do are an error."""
     needed = [name for name in layers_up_to(chosen.weights) if VGG19[name]]
-    if missing := [name for name in needed if name not in EMBEDDED_CONVS]:
+    missing = [name for name in needed if name not in EMBEDDED_CONVS]
+    if missing and not isinstance(taps, str):
         raise ConfigError(
             f"taps={taps!r} need {missing[-1]}, the embedded features end at {EMBEDDED_CONVS[-1]}",
             where="perceptual.features=embedded",
             fix="features=imagenet or a VGG19 file, or taps=first5|vgg22|features5",
         )
+    return bool(missing)
