@@ -84,6 +84,7 @@ def test_names_are_torchvisions() -> None:
         "lpips-squeeze": models.SqueezeNet1_1_Weights,
         "lpips-alex": models.AlexNet_Weights,
         "lpips-vgg": models.VGG16_Weights,
+        "dists": models.VGG16_Weights,
     }
     for name, weights in published.items():
         url = weights.IMAGENET1K_V1.url

@@ -12,8 +12,9 @@ from torchmetrics.functional.image.lpips import _LPIPS
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.files import sha256_of
-from srtrain.metrics import lpips as module
-from srtrain.metrics.lpips import BACKBONES, LPIPS
+from srtrain.perception import lpips as module
+from srtrain.perception.backbone import BACKBONES
+from srtrain.perception.lpips import LPIPS
 
 
 def random_backbone(net: str) -> nn.Sequential:
@@ -72,7 +73,8 @@ def test_identity_size_and_mode(squeeze_file: Path) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert lpips(sr, hr).dtype == torch.float32
     assert not lpips.training
-    assert not any(parameter.requires_grad for parameter in lpips.parameters())
+    assert not list(lpips.parameters())
+    assert not lpips.state_dict()
     with pytest.raises(ValueError, match="at least 17 pixels"):
         lpips(sr[..., :16], hr[..., :16])
     with pytest.raises(ValueError, match="needs 3 channels"):

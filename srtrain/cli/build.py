@@ -14,9 +14,9 @@ from srtrain.degradation.resize import Bicubic, upscale_rounded
 from srtrain.errors import ConfigError
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.metrics.image_metrics import ImageMetrics, smallest_side
-from srtrain.metrics.lpips import LPIPS
 from srtrain.networks.build import build_generator, spec_of
 from srtrain.networks.transfer import init_from
+from srtrain.perception.lpips import LPIPS
 from srtrain.training.validation import Validation
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""``srtrain fetch-weights``: the published weights that perceptual losses and LPIPS want."""
+"""``srtrain fetch-weights``: the published weights that perceptual losses, LPIPS and DISTS want."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ WEIGHTS = {
     "vgg19": Weights("vgg19-dcbb9e9d.pth", 575, "loss.terms.perceptual.features=imagenet"),
     "lpips-squeeze": Weights("squeezenet1_1-b8a52dc0.pth", 5, "metrics.lpips.net=squeeze"),
     "lpips-alex": Weights("alexnet-owt-7be5be79.pth", 244, "metrics.lpips.net=alex"),
-    "lpips-vgg": Weights("vgg16-397923af.pth", 553, "metrics.lpips.net=vgg"),
+    "lpips-vgg": Weights("vgg16-397923af.pth", 553, "metrics.lpips.net=vgg, perceptual_lpips"),
+    "dists": Weights("vgg16-397923af.pth", 553, "loss.terms.perceptual_dists"),
 }
 
 

@@ -13,14 +13,14 @@ from srtrain.color import luma
 from srtrain.errors import DivergedError
 from srtrain.metrics.consistency import lr_psnr
 from srtrain.metrics.frequency import high_band
-from srtrain.metrics.lpips import smallest_image
 from srtrain.metrics.mean_meter import bias, rtm_sums
 from srtrain.metrics.quality import WINDOW, psnr, round8, shave, ssim
+from srtrain.perception.lpips import smallest_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from srtrain.metrics.lpips import LPIPS
+    from srtrain.perception.lpips import LPIPS
 
 PROTOCOL_VERSION = 1
 SUMS = ("energy_gap", "squared_error")  # per image; ``reduce`` makes the set's ``rtm`` of them
