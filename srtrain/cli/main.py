@@ -19,7 +19,7 @@ from srtrain.errors import ConfigError
 SUBCOMMANDS = {
     "infer": ("srtrain.cli.infer", "upscale images: infer CKPT INPUT… -o OUT"),
     "check-data": ("srtrain.cli.check_data", "list all images that a training would stumble over"),
-    "fetch-weights": ("srtrain.cli.fetch_weights", "download VGG, LPIPS and DISTS weights, verified"),
+    "fetch-weights": ("srtrain.cli.fetch_weights", "fetch weights of VGG, LPIPS, DISTS; verified"),
 }
 
 
