@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import relu, softplus
 
 from srtrain.checks import same_shape
@@ -21,6 +21,8 @@ from srtrain.losses.precision import at_least_float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch.autograd.function import FunctionCtx
 
 
 class Objective(nn.Module):
@@ -246,11 +248,30 @@ class Adversarial(nn.Module):
         return self.objective.generator(fake=self.judge(sr), real=real)
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduced forwards and backwards: what every rank makes of a sum comes back to each."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
+        """The sum of ``values`` over the ranks."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        """The sum of the gradients over the ranks."""
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _means_over_ranks(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Both means over the logits of all ranks, in one collective; gradients flow to every rank."""
     means = torch.stack([fake.mean(), real.mean()])
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        means = differentiable.all_reduce(means) / dist.get_world_size()
+        means = _SumOverRanks.apply(means) / dist.get_world_size()
     mean_fake, mean_real = means.unbind()
     return mean_fake, mean_real
 
@@ -261,6 +282,6 @@ def _gradients(judge: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     Each logit map's mean depends on its own image alone; under batch norm it would not.
     """
     image = image.detach().requires_grad_()
-    means = at_least_float32(judge(image)).flatten(1).mean(1)
+    means = at_least_float32(judge(image)).reshape(len(image), -1).mean(1)
     (gradient,) = torch.autograd.grad(means.sum(), image, create_graph=True)
     return gradient.flatten(1)
