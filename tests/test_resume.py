@@ -264,7 +264,7 @@ def test_trainer_of_a_resumed_run_learns_its_options_from_the_module() -> None:
         optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)]
     )
     module: Any = SimpleNamespace(
-        configure_optimizers=lambda: {"optimizer": new, "lr_scheduler": schedule}
+        configure_optimizers=lambda: ({"optimizer": new, "lr_scheduler": schedule},)
     )
     Reconfigure().on_train_start(trainer, module)
     assert optimizer.param_groups[0]["lr"] == 0.25

@@ -70,7 +70,7 @@ class WeightedSum(nn.Module):
             raise ValueError("a loss needs at least one term with a weight above 0 at step 0")
         self.terms = nn.ModuleDict({name: terms[name] for name in self.weights})
         # The head is the generator's to save: a bound method registers nothing here.
-        self._point = head.point if head is not None else _itself
+        self.point = head.point if head is not None else _itself
 
     @property
     def needs_average(self) -> bool:
@@ -106,7 +106,7 @@ class WeightedSum(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, differentiable, and the raw value of every term, detached."""
         output, hr = at_least_float32(output), at_least_float32(hr)
-        sr = self._point(output)
+        sr = self.point(output)
         same_shape(sr, hr)
         weights = self.weights_at(step)
         parts = {name: self._part(name, output, sr, hr, average) for name in weights}
@@ -135,10 +135,10 @@ class WeightedSum(nn.Module):
         parameter's ``.grad`` is touched.
         """
         output, hr = at_least_float32(output.detach()).requires_grad_(), at_least_float32(hr)
-        same_shape(self._point(output), hr)
+        same_shape(self.point(output), hr)
         norms = {}
         for name, weight in self.weights_at(step).items():
-            part = self._part(name, output, self._point(output), hr, average)
+            part = self._part(name, output, self.point(output), hr, average)
             (gradient,) = torch.autograd.grad(part, output)
             norms[name] = weight * gradient.norm()
         return norms
@@ -147,7 +147,7 @@ class WeightedSum(nn.Module):
         self, output: Tensor, hr: Tensor, *, step: int | None = None
     ) -> dict[str, Tensor]:
         """Share of the pixels in the linear zone, for each term that has one."""
-        sr, terms = self._point(output), {name: self.terms[name] for name in self.weights_at(step)}
+        sr, terms = self.point(output), {name: self.terms[name] for name in self.weights_at(step)}
         return {
             name: term.linear_share(sr, hr)
             for name, term in terms.items()

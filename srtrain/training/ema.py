@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.func import functional_call
+
+from srtrain.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor, nn
+
+    from srtrain.networks.generator import Generator
+    from srtrain.training.supervised import SupervisedSR
 
 
 class EMA(Callback):
@@ -40,6 +48,8 @@ class EMA(Callback):
             self.average = {k: v.to(live[k].device) for k, v in self.average.items()}
         else:
             self.average = {k: v.detach().clone() for k, v in live.items()}
+        module: SupervisedSR = pl_module  # type: ignore[assignment]
+        module.average = self.average  # a term of the loss may compare with its image
         # Views of the weights: optimizers write in place, so they need no second look-up.
         names = [name for name, value in live.items() if value.is_floating_point()]
         self._floating = [self.average[name] for name in names], [live[name] for name in names]
@@ -85,6 +95,22 @@ class EMA(Callback):
         """Continue an earlier average."""
         self.average = dict(state_dict["average"])
         self.num_updates = int(state_dict["num_updates"])
+
+
+def averaged_image(generator: Generator, average: Mapping[str, Tensor], lr: Tensor) -> Tensor:
+    """``sr`` by the averaged weights, in float32 and evaluation mode, without gradients.
+
+    Raises: ConfigError where there is no average.
+    """
+    if not average:
+        what = "a loss term compares with the averaged weights, and there is no average"
+        raise ConfigError(what, where="callbacks.ema", fix="leave callbacks.ema switched on")
+    named = {f"net.{name}": value for name, value in average.items()}
+    generator.eval()  # in training mode, batch norm would move the average's statistics
+    with torch.no_grad():
+        sr: Tensor = functional_call(generator, named, (lr,))
+    generator.train()
+    return sr.float()
 
 
 def _state(pl_module: LightningModule) -> dict[str, Tensor]:

@@ -22,14 +22,16 @@ class Reconfigure(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the options of a newly made optimizer and schedule."""
+        """Copy the options of newly made optimizers and schedules, one of each per network."""
         configured: Any = pl_module.configure_optimizers()
-        reconfigure(
-            trainer.optimizers[0],
-            trainer.lr_scheduler_configs[0].scheduler,
-            as_optimizer=configured["optimizer"],
-            as_scheduler=configured["lr_scheduler"],
-        )
+        loaded = zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True)
+        for (optimizer, schedule), new in zip(loaded, configured, strict=True):
+            reconfigure(
+                optimizer,
+                schedule.scheduler,
+                as_optimizer=new["optimizer"],
+                as_scheduler=new["lr_scheduler"],
+            )
 
 
 def reconfigure(

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from srtrain.errors import DivergedError
-from srtrain.losses.weighted_sum import gradient_ratios
+from srtrain.losses.weighted_sum import gradient_ratios, gradient_share
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -27,9 +27,10 @@ class Records(Callback):
 
     Names: ``train/loss``, ``train/<term>`` (raw), ``train/share/<term>`` (weighted share of the
     total), ``train/gradient_ratio/<term>`` (norm of the weighted gradient at the output ÷ that of
-    the pixel terms), ``val/<set>/<metric>``, ``bicubic/<set>/<metric>``. Training figures are
-    means over the steps since the last line and over the ranks. The time of validation is not
-    counted in ``train/samples_per_second``.
+    the pixel terms), ``train/gradient_share/<term>`` (÷ the sum over all terms),
+    ``val/<set>/<metric>``, ``bicubic/<set>/<metric>``. Training figures are means over the steps
+    since the last line that had them, and over the ranks. The time of validation is not counted in
+    ``train/samples_per_second``.
 
     Raises: DivergedError when the mean loss is not finite, naming the first such term.
     """
@@ -42,13 +43,13 @@ class Records(Callback):
         self.shares: dict[str, dict[str, float]] = {}
         self.samples_per_second = 0.0
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
         self._since = 0.0
         self._validating_since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+        self._sums, self._counts, self._since = {}, {}, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,7 +60,7 @@ class Records(Callback):
         step = trainer.global_step
         if step % self.log_every_n_steps and step != trainer.max_steps:
             return
-        images = self._count * len(batch["sample"]) * trainer.world_size
+        images = self._counts["loss"] * len(batch["sample"]) * trainer.world_size
         means = self._fetch(trainer)
         _refuse_non_finite(means, step)
         self.latest = {f"train/{name}": value for name, value in means.items()}
@@ -93,34 +94,37 @@ class Records(Callback):
             logger.log_metrics({**metrics, "generator_step": step}, step=step)
 
     def _add(self, values: dict[str, Tensor]) -> None:
-        self._count += 1
+        """Each name is counted for itself: a term may begin between two lines."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def _fetch(self, trainer: Trainer) -> dict[str, float]:
-        stacked = torch.stack([value.float() for value in self._sums.values()]) / self._count
+        sums = self._sums.items()
+        stacked = torch.stack([value.float() / self._counts[name] for name, value in sums])
         stacked = trainer.strategy.reduce(stacked, reduce_op="mean")
         means = dict(zip(self._sums, stacked.tolist(), strict=True))
-        self._sums, self._count = {}, 0
+        self._sums, self._counts = {}, {}
         return means
 
     def _shares(
         self, trainer: Trainer, module: SupervisedSR, batch: Any, means: dict[str, float]
     ) -> dict[str, float]:
         """Shares of the loss at every line; of the gradient, and linear zones, more rarely."""
-        loss = module.loss
-        share = loss.shares(means)
+        step = trainer.global_step
+        share = module.loss.shares(means, step=step - 1)  # steps are counted from 0
         figures = {f"train/share/{name}": value for name, value in share.items()}
         interval = self.log_every_n_steps * SHARES_EVERY
-        step = trainer.global_step
         if step % interval == 0 or not self.shares or step == trainer.max_steps:
             norms, linear = module.loss_details()
             squares = {name: norm.square() for name, norm in norms.items()}
             norms = {name: mean.sqrt() for name, mean in _over_ranks(trainer, squares).items()}
             linear = _over_ranks(trainer, linear)
             ratios = {name: float(ratio) for name, ratio in gradient_ratios(norms).items()}
-            self.shares = {"loss": share, "gradient": ratios}
+            of_all = {name: float(part) for name, part in gradient_share(norms).items()}
+            self.shares = {"loss": share, "gradient": ratios, "gradient_share": of_all}
             figures |= {f"train/gradient_ratio/{name}": value for name, value in ratios.items()}
+            figures |= {f"train/gradient_share/{name}": value for name, value in of_all.items()}
             figures |= {f"train/linear_share/{name}": float(v) for name, v in linear.items()}
         return figures
 
@@ -142,8 +146,9 @@ def _refuse_non_finite(means: dict[str, float], step: int) -> None:
     bad = [name for name, value in means.items() if not abs(value) < float("inf")]
     if bad:
         named = next((name for name in bad if name not in {"loss", "grad_norm"}), bad[0])
+        where = named if named in {"loss", "grad_norm"} else f"loss.terms.{named}"
         raise DivergedError(
             f"`{named}` is not finite at step {step}",
-            where=f"loss.terms.{named}" if named not in {"loss", "grad_norm"} else named,
+            where="discriminator" if named.startswith("d_") else where,
             fix="lower optimizer.lr or model.clip_norm; the last checkpoint is intact",
         )

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from srtrain.batch import Batch, to_float
-from srtrain.training.strategy import average_gradients
+from srtrain.training.ema import averaged_image
+from srtrain.training.examples import Augmentation, Example, Examples
+from srtrain.training.stepping import step_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from lightning.pytorch.core.optimizer import LightningOptimizer
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from srtrain.batch import Batch
     from srtrain.losses.weighted_sum import WeightedSum
     from srtrain.networks.generator import Generator
     from srtrain.training.validation import Validation
 
 
+class Last(NamedTuple):
+    """What the loss was given in the last micro-batch of a step."""
+
+    output: Tensor
+    target: Tensor
+    average: Tensor | None
+    step: int
+
+
 class SupervisedSR(LightningModule):
-    """``generator(lr)`` against ``hr`` under a weighted sum of losses.
+    """``generator(lr)`` against ``target(hr)`` under a weighted sum of losses.
 
     One loader batch is one generator step is one unit of ``global_step``: with ``accumulate`` the
     batch is only split. ``degradation(hr, sample)`` fills in a missing ``lr``, so one module serves
-    paired, bicubic and blind training. ``step_values`` holds the last step's scalars on the
-    device; who logs them decides when to fetch.
+    paired, bicubic and blind training; validation knows the plain ``hr`` alone. ``step_values``
+    holds the last step's scalars on the device; who logs them decides when to fetch.
     """
+
+    discriminator_steps = 0
 
     def __init__(
         self,
@@ -41,6 +53,8 @@ class SupervisedSR(LightningModule):
         validation: Validation,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[..., LRScheduler],
+        target: Callable[[Tensor], Tensor] | None = None,
+        augment: Augmentation | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
     ) -> None:
@@ -48,14 +62,16 @@ class SupervisedSR(LightningModule):
         self.automatic_optimization = False
         self.generator = generator.to(memory_format=torch.channels_last)
         self.loss = loss
-        self.degradation = degradation
+        self.examples = Examples(
+            degradation=degradation, target=target, augment=augment, accumulate=accumulate
+        )
         self.validation = validation
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.accumulate = accumulate
         self.clip_norm = clip_norm
+        self.average: Mapping[str, Tensor] = {}  # of the generator's weights, where EMA keeps one
         self.step_values: dict[str, Tensor] = {}
-        self.last_images: tuple[Tensor, Tensor] | None = None
+        self.last: Last | None = None
 
     def forward(self, lr: Tensor) -> Tensor:
         """``generator(lr)``, nothing else."""
@@ -64,43 +80,43 @@ class SupervisedSR(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator on one global batch."""
-        hr, lr = self.images(batch)
-        parts: dict[str, Tensor] = {}
-        for hr_part, lr_part in zip(
-            hr.chunk(self.accumulate), lr.chunk(self.accumulate), strict=True
-        ):
-            sr = self.generator(lr_part)
-            total, raw = self.compare(sr, hr_part)
-            self.manual_backward(total / self.accumulate)
+        self.train_generator(self.parts(batch))
+
+    def parts(self, batch: Batch) -> list[Example]:
+        """The micro-batches of this rank."""
+        return self.examples.parts(batch, step=self.global_step, first=self.global_rank)
+
+    def train_generator(self, examples: Sequence[Example]) -> list[Tensor]:
+        """One step on all micro-batches; returns the images made before it, detached."""
+        made, values = [], dict[str, Tensor]()
+        for example in examples:
+            output, average = self.generator(example.lr), self.averaged(example.lr)
+            total, raw = self.compare(output, example.target, average)
+            self.manual_backward(total / len(examples))
             for name, value in {"loss": total.detach(), **raw}.items():
-                parts[name] = parts.get(name, 0.0) + value / self.accumulate
-        self.last_images = sr.detach(), hr_part
-        parts["grad_norm"] = self.step_generator()
-        self.step_values = parts
+                values[name] = values.get(name, 0.0) + value / len(examples)
+            made.append(self.loss.point(output.detach()))
+        self.last = Last(output.detach().float(), example.target, average, self.global_step)
+        values["grad_norm"] = self.step_generator()
+        self.step_values = values
+        return made
 
-    def images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch as floats in [0, 1], channels last; ``lr`` made here unless it was given."""
-        hr = to_float(batch["hr"])
-        lr = to_float(batch["lr"]) if "lr" in batch else self.degradation(hr, batch["sample"])
-        layout = torch.channels_last
-        return hr.contiguous(memory_format=layout), lr.contiguous(memory_format=layout)
-
-    def compare(self, sr: Tensor, hr: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, output: Tensor, target: Tensor, average: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and raw terms, in fp32 whatever the generator's precision."""
-        with torch.autocast(sr.device.type, enabled=False):
-            total, raw = self.loss(sr.float(), hr.float())
+        with torch.autocast(output.device.type, enabled=False):
+            step = self.global_step
+            total, raw = self.loss(output.float(), target.float(), step=step, average=average)
         return total, raw
+
+    def averaged(self, lr: Tensor) -> Tensor | None:
+        """The image of the averaged weights, where a term asks for it."""
+        return averaged_image(self.generator, self.average, lr) if self.loss.needs_average else None
 
     def step_generator(self) -> Tensor:
         """Average over ranks, clip, step, schedule; returns the gradient's norm before clipping."""
-        optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
-        average_gradients(self.trainer.strategy, self.generator)
-        limit = self.clip_norm if self.clip_norm is not None else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), limit)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        return norm.detach()
+        return step_network(self, self.generator, number=0, clip_norm=self.clip_norm)
 
     def loss_details(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each weighted term's gradient norm at the output, and the robust terms' linear zones.
@@ -108,10 +124,11 @@ class SupervisedSR(LightningModule):
         Of the last step's own images: another forward in training mode would move the statistics
         of batch norm.
         """
-        if self.last_images is None:
+        if self.last is None:
             raise RuntimeError("loss_details needs a training step first")
-        sr, hr = self.last_images
-        return self.loss.gradient_shares(sr.float(), hr), self.loss.linear_shares(sr.float(), hr)
+        output, target, average, step = self.last
+        norms = self.loss.gradient_shares(output, target, step=step, average=average)
+        return norms, self.loss.linear_shares(output, target, step=step)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""
@@ -119,7 +136,7 @@ class SupervisedSR(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Measure one image, in fp32 as `infer` computes it; reduced over ranks at the end."""
-        hr, lr = self.images(batch)
+        hr, lr = self.examples.pair(batch)
         with torch.autocast(self.device.type, enabled=False):
             sr = self.generator(lr)
         self.validation.add(dataloader_idx, batch, sr=sr.float(), hr=hr, lr=lr)
@@ -129,7 +146,13 @@ class SupervisedSR(LightningModule):
         self.validation.finish(self.global_step)
 
     def configure_optimizers(self) -> Any:
-        """The generator's optimizer and schedule, stepped by hand."""
-        optimizer = self.make_optimizer(p for p in self.generator.parameters() if p.requires_grad)
+        """Optimizer and schedule of each network, stepped by hand."""
+        return (self.optimized(self.generator, self.make_optimizer),)
+
+    def optimized(
+        self, network: nn.Module, make: Callable[[Iterable[nn.Parameter]], Optimizer]
+    ) -> dict[str, Any]:
+        """What Lightning wants to hear of one network."""
+        optimizer = make(p for p in network.parameters() if p.requires_grad)
         scheduler = self.make_scheduler(optimizer, max_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

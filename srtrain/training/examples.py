@@ -1,0 +1,56 @@
+"""From a loader's batch to what a step learns from: floats, lr, augmentation, target, parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+
+from srtrain.batch import Batch, to_float
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+class Example(NamedTuple):
+    """One micro-batch: ``generator(lr)`` is compared with ``target``, the truth is ``hr``."""
+
+    lr: Tensor
+    hr: Tensor
+    target: Tensor
+
+
+class Augmentation(Protocol):
+    """Changes whole batches, keyed by the step and each row's position in the global batch."""
+
+    def __call__(self, hr: Tensor, lr: Tensor, *, step: int, first: int) -> tuple[Tensor, Tensor]:
+        """Other ``hr`` and ``lr`` of the same shapes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """``degradation(hr, sample)`` if ``lr`` is missing, then ``augment``, then ``target(hr)``."""
+
+    degradation: Callable[[Tensor, Tensor], Tensor]
+    target: Callable[[Tensor], Tensor] | None = None
+    augment: Augmentation | None = None
+    accumulate: int = 1
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``hr`` and ``lr`` as floats in [0, 1], channels last; for training and validation."""
+        hr = to_float(batch["hr"])
+        lr = to_float(batch["lr"]) if "lr" in batch else self.degradation(hr, batch["sample"])
+        layout = torch.channels_last
+        return hr.contiguous(memory_format=layout), lr.contiguous(memory_format=layout)
+
+    def parts(self, batch: Batch, *, step: int, first: int) -> list[Example]:
+        """The batch in ``accumulate`` equal micro-batches; ``first``: this rank's first row."""
+        hr, lr = self.pair(batch)
+        if self.augment is not None:
+            hr, lr = self.augment(hr, lr, step=step, first=first)
+        target = hr if self.target is None else self.target(hr)
+        split = (image.chunk(self.accumulate) for image in (lr, hr, target))
+        return [Example(*part) for part in zip(*split, strict=True)]

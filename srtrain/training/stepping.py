@@ -1,0 +1,33 @@
+"""One step of one network: average over ranks, clip, step, schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from srtrain.training.strategy import average_gradients
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+    from torch import Tensor
+
+
+def step_network(
+    module: LightningModule, network: nn.Module, *, number: int, clip_norm: float | None
+) -> Tensor:
+    """Step the optimizer and schedule ``number``; the gradient's norm before clipping.
+
+    Number 0 is the generator's: it steps through Lightning, whose ``global_step`` counts it. All
+    others step torch's own optimizer. Without gradients a step changes nothing but the schedule.
+    """
+    made: Any = module.optimizers(), module.lr_schedulers()
+    optimizers, schedulers = (it if isinstance(it, list) else [it] for it in made)
+    average_gradients(module.trainer.strategy, network)
+    limit = clip_norm if clip_norm is not None else float("inf")
+    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    optimizer = optimizers[number] if number == 0 else optimizers[number].optimizer
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    schedulers[number].step()
+    return norm.detach()
