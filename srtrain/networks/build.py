@@ -12,6 +12,7 @@ from torch import nn
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.heads import Head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,25 +77,56 @@ def spec_of(node: Mapping[str, Any], *, group: str = "generator") -> Spec:
     return Spec(_target_=target, kwargs=kwargs)
 
 
-def build_generator(spec: Spec, *, scale: int, trust: Sequence[str] = ()) -> Generator:
+def build_generator(
+    spec: Spec, *, scale: int, head: Spec | None = None, trust: Sequence[str] = ()
+) -> Generator:
     """The generator of ``spec``, freshly initialised.
 
-    ``trust`` names packages beside srtrain's and spandrel's whose code may be imported. A class of
-    such a package may state its size needs as attributes ``multiple_of`` and ``min_size``.
+    ``head``: what its maps mean, if it predicts more than an image; the network is then built with
+    as many ``out_channels``. ``trust`` names packages beside srtrain's and spandrel's whose code
+    may be imported. A class of such a package may state its size needs as attributes
+    ``multiple_of`` and ``min_size``.
 
     Raises: StorageError if the package is not trusted; ConfigError if there is no such class, or
     if it refuses its arguments.
     """
-    target, kwargs = spec["_target_"], spec["kwargs"]
-    net = build_network(spec, group="generator", trust=trust)
+    reads = None if head is None else build_head(head, trust=trust)
+    target, kwargs = spec["_target_"], dict(spec["kwargs"])
+    if reads is not None:
+        _takes_out_channels(target, trust=trust)
+        kwargs["out_channels"] = 3 * reads.num_maps
+    elif kwargs.get("out_channels", 3) != 3:
+        raise ConfigError(
+            f"out_channels = {kwargs['out_channels']} and nothing that reads them",
+            where="generator.out_channels",
+            fix="leave it out: loss.head sets it",
+        )
+    built = Spec(_target_=target, kwargs=kwargs)
+    net = build_network(built, group="generator", trust=trust)
     needs = size_needs(net, target, kwargs)
     return Generator(
         net,
         scale=scale,
-        spec=Spec(_target_=target, kwargs=dict(kwargs)),
+        spec=built,
         multiple_of=needs.multiple_of,
         min_size=needs.min_size,
+        head=reads,
     )
+
+
+def build_head(spec: Spec, *, trust: Sequence[str] = ()) -> Head:
+    """The head of ``spec``, uncalibrated.
+
+    Raises: as ``build_generator``.
+    """
+    head = build_network(spec, group="loss.head", trust=trust)
+    if not isinstance(head, Head):
+        raise ConfigError(
+            f"{spec['_target_']} is no head",
+            where="loss.head",
+            fix="srtrain.networks.heads has Quantiles, GaussianHead, LaplaceHead",
+        )
+    return head
 
 
 def build_network(spec: Spec, *, group: str, trust: Sequence[str] = ()) -> nn.Module:
@@ -150,6 +182,16 @@ def _network_class(target: str, *, group: str, trust: Sequence[str]) -> Callable
             fix="give the dotted path of a torch.nn.Module",
         )
     return cast("Callable[..., nn.Module]", found)
+
+
+def _takes_out_channels(target: str, *, trust: Sequence[str]) -> None:
+    network = _network_class(target, group="generator", trust=trust)
+    if "out_channels" not in inspect.signature(network).parameters:
+        raise ConfigError(
+            f"{target} predicts one image: it has no parameter out_channels",
+            where="loss.head",
+            fix="choose generator=edsr_lite | edsr | edsr_full | srresnet, or another loss",
+        )
 
 
 def _below(module_name: str, packages: Sequence[str]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srtrain import checks
+
+if TYPE_CHECKING:
+    from srtrain.networks.heads import Head
 
 
 class Spec(TypedDict):
@@ -23,16 +26,25 @@ class Generator(nn.Module):
     ``lr`` is padded right and below by reflection (by repetition beyond what reflection can give)
     up to ``min_size`` and a multiple of ``multiple_of``, and the result cropped; a network without
     such needs is called directly. ``net.state_dict()`` is what checkpoints and other tools hold.
+    With a ``head`` the network predicts K maps, and its image is one of them or between them.
 
     Shapes: lr (B, C, h, w) float -> (B, C', h * scale, w * scale) of the same dtype.
     Raises: ValueError if ``lr`` is no float batch, or if the network enlarges by another factor.
     """
 
     def __init__(
-        self, net: nn.Module, *, scale: int, spec: Spec, multiple_of: int = 1, min_size: int = 1
+        self,
+        net: nn.Module,
+        *,
+        scale: int,
+        spec: Spec,
+        multiple_of: int = 1,
+        min_size: int = 1,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         self.net = net
+        self.head = head
         self.scale = scale
         self.spec = spec
         self.multiple_of = multiple_of
@@ -40,6 +52,14 @@ class Generator(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """Shapes: lr (B, C, h, w) -> sr (B, C', h * scale, w * scale)."""
+        return self.point(self.raw(lr))
+
+    def point(self, raw: Tensor) -> Tensor:
+        """The image in what ``raw`` gave: that itself, without a head."""
+        return raw if self.head is None else self.head.point(raw)
+
+    def raw(self, lr: Tensor) -> Tensor:
+        """All that is predicted. Shapes: lr (B, C, h, w) -> (B, 3K, h * scale, w * scale)."""
         checks.image_batch(lr, "lr")
         height, width = lr.shape[-2:]
         padded = _pad(lr, bottom=self._missing(height), right=self._missing(width))
@@ -49,7 +69,8 @@ class Generator(nn.Module):
                 f"{self.spec['_target_']} turned {tuple(padded.shape)} into {tuple(sr.shape)}, "
                 f"which is not scale = {self.scale}; give it the same scale (`${{scale}}`)"
             )
-        return sr[..., : height * self.scale, : width * self.scale].to(lr.dtype)
+        sr = sr[..., : height * self.scale, : width * self.scale].to(lr.dtype)
+        return sr if self.head is None else self.head.maps(sr)
 
     def _missing(self, size: int) -> int:
         wanted = max(size, self.min_size)

@@ -9,13 +9,16 @@ super-resolution network.
 
 from __future__ import annotations
 
+import itertools
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from srtrain.networks.generator import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,14 +37,15 @@ class Band(NamedTuple):
 
 
 class Head(nn.Module):
-    """``maps(channels)``, and a point estimate and a band of them; ``factor`` calibrates the band.
+    """``maps(channels)``, and of the maps a point estimate and a band, calibrated by ``offset``.
 
-    ``level``: the share of values that the band is meant to hold. ``factor`` stretches it about the
-    point estimate, on both sides; training starts at 1, validation measures it (see
-    ``srtrain.metrics.coverage``), checkpoints keep it.
+    ``level``: the share of values that the band is meant to hold. ``offset`` widens or narrows it;
+    it is 0 until validation has measured it on ``images`` images (what that is worth:
+    ``srtrain.metrics.coverage``). Checkpoints keep both.
     """
 
-    factor: Tensor
+    offset: Tensor
+    images: Tensor
 
     def __init__(self, *, num_maps: int, level: float) -> None:
         super().__init__()
@@ -49,7 +53,40 @@ class Head(nn.Module):
             raise ValueError(f"level = {level} must lie inside (0, 1)")
         self.num_maps = num_maps
         self.level = level
-        self.register_buffer("factor", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def spec(self) -> Spec:
+        """What rebuilds the head, uncalibrated."""
+        own = type(self)
+        return Spec(_target_=f"{own.__module__}.{own.__qualname__}", kwargs=self.arguments())
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """Level, offset, and the number of images it was measured on (0: never)."""
+        offset, images = float(self.offset), int(self.images)
+        return {"level": self.level, "offset": offset, "images": images}
+
+    def calibrate(self, *, offset: float, images: int) -> None:
+        """Bands use ``offset`` from now on."""
+        self.offset.fill_(offset)
+        self.images.fill_(images)
+
+    def interval(self, maps: Tensor, level: float | None = None) -> Band:
+        """The calibrated band; it always holds the point estimate.
+
+        ``level``: other than the head's own, the offset is the same, and unproven.
+        """
+        point = self.point(maps)
+        lower, upper = self.nominal(maps, self.level if level is None else level)
+        below = self.stretched(point - lower, self.offset)
+        above = self.stretched(upper - point, self.offset)
+        return Band(point - below, point + above)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's, in JSON's types."""
+        raise NotImplementedError
 
     def maps(self, channels: Tensor) -> Tensor:
         """Shapes: the network's (B, 3K, H, W) -> the maps that it means, the same."""
@@ -63,14 +100,13 @@ class Head(nn.Module):
         """The band as trained, before calibration."""
         raise NotImplementedError
 
-    def interval(self, maps: Tensor, level: float | None = None) -> Band:
-        """The calibrated band: the nominal one, ``factor`` times as far from the point estimate.
+    def score(self, maps: Tensor, hr: Tensor) -> Tensor:
+        """The smallest offset whose band holds ``hr``, value by value; 0 on the nominal bounds."""
+        raise NotImplementedError
 
-        The factor is measured at ``self.level``; at others it is the same, and unproven.
-        """
-        point = self.point(maps)
-        lower, upper = self.nominal(maps, self.level if level is None else level)
-        return Band(point + self.factor * (lower - point), point + self.factor * (upper - point))
+    def stretched(self, half: Tensor, offset: Tensor | float) -> Tensor:
+        """How far a bound lies from the point estimate, if nominally ``half``."""
+        raise NotImplementedError
 
 
 class Quantiles(Head):
@@ -79,20 +115,24 @@ class Quantiles(Head):
     Crossing is impossible by construction: the median, and positive steps away from it, added up.
     Sorting the maps would do as well, but a sorted median is no slice of the channels: it could not
     be exported alone, and its gradient would reach whichever map lies in the middle just now.
+    The offset is added on both sides (conformalised quantile regression).
 
     Raises: ValueError unless ``taus`` rise inside (0, 1) with 0.5 between the others.
-    Source: Chernozhukov et al. 2010, "Quantile and probability curves without crossing" (the
-    problem); steps by softplus as in Park et al. 2022, "Learning quantile functions without
-    quantile crossing".
+    Source: Chernozhukov et al. 2010, "Quantile and probability curves without crossing"; Romano et
+    al. 2019, "Conformalized quantile regression".
     """
 
     def __init__(self, *, taus: Sequence[float] = (0.05, 0.5, 0.95)) -> None:
-        rising = all(low < high for low, high in zip(taus, taus[1:], strict=False))
-        if not (rising and 0.5 in taus[1:-1] and 0 < taus[0] and taus[-1] < 1):
+        rising = all(low < high for low, high in itertools.pairwise(taus))
+        if not (rising and 0.5 in taus[1:-1] and taus[0] > 0 and taus[-1] < 1):
             raise ValueError(f"taus = {list(taus)} must rise inside (0, 1), with 0.5 in between")
         super().__init__(num_maps=len(taus), level=round(taus[-1] - taus[0], 9))
         self.taus = tuple(taus)
         self.middle = self.taus.index(0.5)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's."""
+        return {"taus": list(self.taus)}
 
     def maps(self, channels: Tensor) -> Tensor:
         """Quantiles in rising order, (B, 3K, H, W)."""
@@ -106,28 +146,40 @@ class Quantiles(Head):
 
     def point(self, maps: Tensor) -> Tensor:
         """The median."""
-        return self._map(maps, self.middle)
+        return _map(maps, self.middle)
 
     def nominal(self, maps: Tensor, level: float) -> Band:
-        """Between the quantiles ``(1 ∓ level) / 2``.
+        """From the first to the last quantile, or from ``(1 - level) / 2`` to ``(1 + level) / 2``.
 
         Raises: ValueError for a level that ``taus`` do not hold.
         """
-        ends = (1 - level) / 2, (1 + level) / 2
-        found = [index for index, tau in enumerate(self.taus) for end in ends if _same(tau, end)]
+        ends = (self.taus[0], self.taus[-1])
+        if not _same(level, self.level):
+            ends = ((1 - level) / 2, (1 + level) / 2)
+        found = [index for end in ends for index, tau in enumerate(self.taus) if _same(tau, end)]
         if len(found) != 2:
-            raise ValueError(f"a band of {level:g} is not between two of taus {list(self.taus)}")
-        return Band(self._map(maps, found[0]), self._map(maps, found[1]))
+            raise ValueError(f"a band of {level:g} does not lie between two of {list(self.taus)}")
+        return Band(_map(maps, found[0]), _map(maps, found[1]))
 
-    def _map(self, maps: Tensor, index: int) -> Tensor:
-        return maps[:, 3 * index : 3 * index + 3]
+    def score(self, maps: Tensor, hr: Tensor) -> Tensor:
+        """``max(lower - hr, hr - upper)``, in units of the image."""
+        lower, upper = self.nominal(maps, self.level)
+        return torch.maximum(lower - hr, hr - upper)
+
+    def stretched(self, half: Tensor, offset: Tensor | float) -> Tensor:
+        """``max(half + offset, 0)``."""
+        return (half + offset).clamp_min(0)
 
 
 class _LocationScale(Head):
-    """An image and the scale of the errors around it."""
+    """An image and the scale of the errors around it; bands are stretched in proportion."""
 
     def __init__(self, *, level: float = 0.9) -> None:
         super().__init__(num_maps=2, level=level)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's."""
+        return {"level": self.level}
 
     def maps(self, channels: Tensor) -> Tensor:
         """The image, and its scale, at least that of rounding: (B, 6, H, W)."""
@@ -136,12 +188,21 @@ class _LocationScale(Head):
 
     def point(self, maps: Tensor) -> Tensor:
         """The image."""
-        return maps[:, :3]
+        return _map(maps, 0)
 
     def nominal(self, maps: Tensor, level: float) -> Band:
         """Symmetric about the image, as wide as the law says."""
-        half = self.half_width(level) * maps[:, 3:]
+        half = self.half_width(level) * _map(maps, 1)
         return Band(self.point(maps) - half, self.point(maps) + half)
+
+    def score(self, maps: Tensor, hr: Tensor) -> Tensor:
+        """``|hr - image| / half - 1``: the error in units of the scale, against the law's own."""
+        half = self.half_width(self.level) * _map(maps, 1)
+        return (hr - self.point(maps)).abs() / half - 1
+
+    def stretched(self, half: Tensor, offset: Tensor | float) -> Tensor:
+        """``half · (1 + offset)``."""
+        return half * (1 + offset)
 
     def half_width(self, level: float) -> float:
         """Of a band of scale 1 that holds ``level``."""
@@ -167,14 +228,18 @@ class LaplaceHead(_LocationScale):
 def positive(raw: Tensor) -> Tensor:
     """``ROUNDING + softplus(raw)``: linear in image units, bent only below four gray levels.
 
-    An exponential would need raw values a hundred times as large as the image's own corrections,
-    and step over them; a network of zeros starts at three gray levels.
+    An exponential would take steps as large as the width itself, where the image's own channels
+    move by hundredths; a network of zeros starts at three gray levels.
     """
     return ROUNDING + functional.softplus(raw, beta=SHARPNESS)
 
 
-def _same(tau: float, end: float) -> bool:
-    return abs(tau - end) < 1e-6
+def _map(maps: Tensor, index: int) -> Tensor:
+    return maps[:, 3 * index : 3 * index + 3]
+
+
+def _same(one: float, other: float) -> bool:
+    return abs(one - other) < 1e-6
 
 
 def _check_channels(channels: Tensor, num_maps: int) -> None:

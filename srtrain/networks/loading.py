@@ -169,8 +169,13 @@ def spec_of_network(net: nn.Module) -> Spec:
 
 def _own(content: dict[str, Any], path: Path, trust: Sequence[str]) -> Generator:
     try:
-        generator = build_generator(content["generator"], scale=content["scale"], trust=trust)
+        generator = build_generator(
+            content["generator"], scale=content["scale"], head=content.get("head"), trust=trust
+        )
         generator.net.load_state_dict(content["state_dict"])
+        if generator.head is not None:
+            measured = content["calibration"]
+            generator.head.calibrate(offset=measured["offset"], images=measured["images"])
     except (ConfigError, RuntimeError, KeyError, TypeError) as error:
         raise StorageError(
             f"the network cannot be rebuilt: {str(error).splitlines()[0]}",
