@@ -110,4 +110,4 @@ def _maps(output: Tensor, hr: Tensor, count: int) -> Tensor:
             f"output {tuple(output.shape)} is not {count} maps of hr {tuple(hr.shape)}; "
             "does `loss.head` belong to this term?"
         )
-    return output.unflatten(1, (count, channels))
+    return output.reshape(batch, count, channels, *size)
