@@ -65,16 +65,14 @@ def implied_words(words: Words, groups: Groups) -> list[str]:
     if budget != settled.option("budget"):
         implied.append(f"budget={budget}")
     given = {override.key_or_group for override in words.values}
-    if switched_off(words, groups) and ADVERSARIAL_WEIGHT not in given:
+    if settled.switched_off and ADVERSARIAL_WEIGHT not in given:
         implied.append(f"{ADVERSARIAL_WEIGHT}=0")
     return implied
 
 
 def switched_off(words: Words, groups: Groups) -> bool:
     """Whether ``discriminator=none`` takes away the experiment's adversary."""
-    settled = _Settled.of(words, groups)
-    named = settled.theirs.get("discriminator", "none")
-    return named != "none" and settled.given.get("discriminator") == "none"
+    return _Settled.of(words, groups).switched_off
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,11 @@ class _Settled:
         found = self.given.get(group) or self.theirs.get(group) or self.root.get(group, "")
         return found.removesuffix(".yaml")
 
+    @property
+    def switched_off(self) -> bool:
+        named = self.theirs.get("discriminator", "none")
+        return named != "none" and self.given.get("discriminator") == "none"
+
     def is_open(self, group: str) -> bool:
         """Whether neither the command line nor the experiment chose it."""
         return group not in self.given and group not in self.theirs
@@ -117,22 +120,21 @@ def _network(settled: _Settled, groups: Groups) -> Iterator[str]:
 
 
 def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
-    """All that a discriminator needs; without one, nothing of what the experiment needed for its.
+    """All that a discriminator needs; without it, nothing of what the experiment needed for its.
 
     Small budgets take the small form of a discriminator that only the experiment names.
     """
-    discriminator = settled.option("discriminator")
-    if discriminator == "none":
-        if "discriminator" in settled.given:
-            left = [g for g in ADVERSARY if g in settled.theirs and g not in settled.given]
-            yield from (f"{group}={settled.root[group]}" for group in left)
-        return
-    yield from (
-        f"{group}={option}" for group, option in ADVERSARY.items() if settled.is_open(group)
-    )
-    lite = f"{discriminator}_lite"
-    if "discriminator" not in settled.given and budget in SMALL_BUDGETS:
-        yield from [f"discriminator={lite}"] if lite in groups.options("discriminator") else []
+    discriminators, discriminator = groups.options("discriminator"), settled.option("discriminator")
+    if settled.switched_off:
+        left = [g for g in ADVERSARY if g in settled.theirs and g not in settled.given]
+        yield from (f"{group}={settled.root[group]}" for group in left)
+    elif discriminator != "none" and discriminator in discriminators:
+        missing = [group for group in ADVERSARY if settled.is_open(group)]
+        yield from (f"{group}={ADVERSARY[group]}" for group in missing)
+        lite = f"{discriminator}_lite"
+        named_by_experiment = "discriminator" not in settled.given
+        if named_by_experiment and budget in SMALL_BUDGETS and lite in discriminators:
+            yield f"discriminator={lite}"
 
 
 def _check_option(groups: Groups, group: str, option: object, where: str) -> Iterator[ConfigError]:

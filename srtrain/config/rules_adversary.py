@@ -77,6 +77,15 @@ def crop(facts: Facts) -> Iterator[SrtrainError]:
         yield ConfigError(what, where=where, fix=f"e.g. {max(1, round(patch / step)) * step}")
 
 
+def warmup(facts: Facts) -> Iterator[SrtrainError]:
+    """The start that only pixel terms teach has some."""
+    share = facts.number("model.warmup_share")
+    if share and not any(name.startswith("pixel") for name in facts.weights()):
+        what = f"model.warmup_share={share:g} of a loss without pixel* terms would teach nothing"
+        fix = "give loss.weights.pixel a value, or start from a file: init_from=FILE"
+        yield ConfigError(what, where="model.warmup_share", fix=fix)
+
+
 def patchgan_field(n_layers: float) -> int:
     """The side of what one PatchGAN logit sees: 4×4 kernels, ``n_layers`` of stride 2, two of 1."""
     field = 7  # of the two last convolutions
@@ -103,4 +112,9 @@ def _has(facts: Facts, group: str) -> bool:
     return bool(facts.get(f"{group}._target_"))
 
 
-RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (completeness, crop, combinations)
+RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
+    completeness,
+    crop,
+    warmup,
+    combinations,
+)
