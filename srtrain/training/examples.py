@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
 from srtrain.batch import Batch, to_float
+from srtrain.rng import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import Tensor
 
 
 class Example(NamedTuple):
@@ -30,14 +30,22 @@ class Augmentation(Protocol):
         """Other ``hr`` and ``lr`` of the same shapes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examples:
+class Examples(nn.Module):
     """``degradation(hr, sample)`` if ``lr`` is missing, then ``augment``, then ``target(hr)``."""
 
-    degradation: Callable[[Tensor, Tensor], Tensor]
-    target: Callable[[Tensor], Tensor] | None = None
-    augment: Augmentation | None = None
-    accumulate: int = 1
+    def __init__(
+        self,
+        *,
+        degradation: Callable[[Tensor, Tensor], Tensor],
+        target: Callable[[Tensor], Tensor] | None = None,
+        augment: Augmentation | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        super().__init__()
+        self.degradation = degradation
+        self.target = target
+        self.augment = augment
+        self.accumulate = accumulate
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``hr`` and ``lr`` as floats in [0, 1], channels last; for training and validation."""
@@ -54,3 +62,14 @@ class Examples:
         target = hr if self.target is None else self.target(hr)
         split = (image.chunk(self.accumulate) for image in (lr, hr, target))
         return [Example(*part) for part in zip(*split, strict=True)]
+
+
+def mixes(
+    seed: int, step: int, *, rank: int, ranks: int, count: int, device: torch.device
+) -> Tensor:
+    """(count, 1, 1, 1) in [0, 1): this rank's rows of what is drawn for the global batch.
+
+    Row j of rank r is row ``j · ranks + r`` of all, as ``EndlessBatches`` deals them.
+    """
+    drawn = generator(seed, step, "mix").random((count * ranks, 1, 1, 1), dtype=np.float32)
+    return torch.from_numpy(drawn[rank::ranks].copy()).to(device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from srtrain.training.strategy import average_gradients
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from lightning.pytorch import LightningModule
     from torch import Tensor
 
@@ -31,3 +34,22 @@ def step_network(
     optimizer.zero_grad(set_to_none=True)
     schedulers[number].step()
     return norm.detach()
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within, gradients flow through ``network`` and none is kept for its parameters."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def add_share(values: dict[str, Tensor], part: Mapping[str, Tensor], count: int) -> None:
+    """Add one of ``count`` equal micro-batches to the means ``values``, in place."""
+    for name, value in part.items():
+        values[name] = values.get(name, 0.0) + value / count

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from srtrain.training.ema import averaged_image
 from srtrain.training.examples import Augmentation, Example, Examples
-from srtrain.training.stepping import step_network
+from srtrain.training.stepping import add_share, step_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,11 +90,10 @@ class SupervisedSR(LightningModule):
         """One step on all micro-batches; returns the images made before it, detached."""
         made, values = [], dict[str, Tensor]()
         for example in examples:
-            output, average = self.generator(example.lr), self.averaged(example.lr)
+            output, average = self.generator.raw(example.lr), self.averaged(example.lr)
             total, raw = self.compare(output, example.target, average)
             self.manual_backward(total / len(examples))
-            for name, value in {"loss": total.detach(), **raw}.items():
-                values[name] = values.get(name, 0.0) + value / len(examples)
+            add_share(values, {"loss": total.detach(), **raw}, len(examples))
             made.append(self.loss.point(output.detach()))
         self.last = Last(output.detach().float(), example.target, average, self.global_step)
         values["grad_norm"] = self.step_generator()

@@ -1,0 +1,164 @@
+"""The adversarial step: the generator's, then the discriminator's on the images made before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from srtrain.networks.discriminators.spectral import advance
+from srtrain.training.examples import mixes
+from srtrain.training.honesty import honesty
+from srtrain.training.stepping import add_share, frozen, step_network
+from srtrain.training.supervised import SupervisedSR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from srtrain.batch import Batch
+    from srtrain.losses.adversarial import Objective
+    from srtrain.losses.weighted_sum import WeightedSum
+    from srtrain.networks.discriminator import Discriminator
+    from srtrain.networks.generator import Generator
+    from srtrain.training.examples import Augmentation, Example
+    from srtrain.training.validation import Validation
+
+MOMENTUM = 0.1  # of the accuracy's average: the last ten steps or so
+
+
+class AdversarialSR(SupervisedSR):
+    """The supervised step, then one of a discriminator that tells ``sr`` from what is ``real``.
+
+    What the generator wants of the discriminator is a term of its ``loss``, like any other. Until
+    ``warmup_share`` of the steps it learns from ``pixel*`` terms alone. The discriminator learns
+    from step ``discriminator_start`` on; with ``adaptive`` it pauses while its average accuracy is
+    above ``adaptive_above``, at the price of waiting for the device once a step. ``real`` images
+    are the generator's ``target``, or ``hr`` as it is where that was sharpened.
+    """
+
+    accuracy: Tensor
+
+    def __init__(
+        self,
+        *,
+        generator: Generator,
+        loss: WeightedSum,
+        degradation: Callable[[Tensor, Tensor], Tensor],
+        validation: Validation,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        discriminator: Discriminator,
+        objective: Objective,
+        discriminator_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        downscale: Callable[[Tensor], Tensor],
+        seed: int,
+        target: Callable[[Tensor], Tensor] | None = None,
+        augment: Augmentation | None = None,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        real: Literal["target", "hr"] = "target",
+        warmup_share: float = 0.0,
+        discriminator_start: int = 0,
+        discriminator_clip_norm: float | None = None,
+        adaptive: bool = False,
+        adaptive_above: float = 0.95,
+    ) -> None:
+        super().__init__(
+            generator=generator,
+            loss=loss,
+            degradation=degradation,
+            validation=validation,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            target=target,
+            augment=augment,
+            accumulate=accumulate,
+            clip_norm=clip_norm,
+        )
+        self.discriminator = discriminator.to(memory_format=torch.channels_last)
+        self.objective = objective
+        self.make_discriminator_optimizer = discriminator_optimizer
+        self.downscale = downscale
+        self.seed = seed
+        self.real = real
+        self.warmup_share = warmup_share
+        self.discriminator_start = discriminator_start
+        self.discriminator_clip_norm = discriminator_clip_norm
+        self.adaptive_above = adaptive_above if adaptive else None
+        self.register_buffer("accuracy", torch.tensor(0.5))
+        self.last_logits: tuple[Tensor, Tensor] | None = None  # real, fake
+
+    def on_fit_start(self) -> None:
+        """Now the number of steps is known, and with it the end of the warm-up."""
+        self.loss.pixels_first(round(self.warmup_share * self.trainer.max_steps))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the generator, then one of the discriminator, on one global batch."""
+        examples = self.parts(batch)
+        step, learns = self.global_step, self.learns()
+        with frozen(self.discriminator):
+            made = self.train_generator(examples)
+        self.train_discriminator(made, examples, step=step, learns=learns)
+
+    def learns(self) -> bool:
+        """Whether the discriminator has begun, and does not win too often."""
+        if self.global_step < self.discriminator_start:
+            return False
+        return self.adaptive_above is None or float(self.accuracy) <= self.adaptive_above
+
+    def train_discriminator(
+        self, made: Sequence[Tensor], examples: Sequence[Example], *, step: int, learns: bool
+    ) -> None:
+        """One step on all micro-batches, or a mere look at them; adds to ``step_values``."""
+        values = dict[str, Tensor]()
+        for sr, example, mix in zip(made, examples, self.mixes(examples, step), strict=True):
+            hr = example.target if self.real == "target" else example.hr
+            with torch.set_grad_enabled(learns):
+                fake, real = self.discriminator(sr), self.discriminator(hr)
+                total = self.objective.discriminator(fake=fake, real=real)
+            if learns:
+                penalty = self.penalty(hr=hr, sr=sr, mix=mix)
+                self.manual_backward((total + penalty) / len(examples))
+            right = self.objective.accuracy(fake=fake, real=real)
+            self.last_logits = real.detach(), fake.detach()
+            figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale)}
+            figures |= zip(("d_accuracy_real", "d_accuracy_fake"), right, strict=True)
+            add_share(values, figures, len(examples))
+        values["d_grad_norm"] = self.step_discriminator()
+        if learns:
+            self.discriminator_steps += 1
+            advance(self.discriminator)
+        if self.adaptive_above is not None:
+            seen = (values["d_accuracy_real"] + values["d_accuracy_fake"]) / 2
+            seen = self.trainer.strategy.reduce(seen, reduce_op="mean")
+            self.accuracy.lerp_(seen, MOMENTUM)
+        self.step_values |= values
+
+    def penalty(self, *, hr: Tensor, sr: Tensor, mix: Tensor) -> Tensor | float:
+        """What regularises the discriminator at this step of its own, in fp32."""
+        with torch.autocast(hr.device.type, enabled=False):
+            penalty = self.objective.penalty(
+                self.discriminator.net, hr=hr, sr=sr, step=self.discriminator_steps, mix=mix
+            )
+        return 0.0 if penalty is None else penalty
+
+    def mixes(self, examples: Sequence[Example], step: int) -> Sequence[Tensor]:
+        """Where between ``sr`` and ``hr`` a penalty looks, keyed by rows of the global batch."""
+        count = sum(len(example.hr) for example in examples)
+        ranks, rank = self.trainer.world_size, self.global_rank
+        own = mixes(self.seed, step, rank=rank, ranks=ranks, count=count, device=self.device)
+        return own.chunk(len(examples))
+
+    def step_discriminator(self) -> Tensor:
+        """As ``step_generator``; without gradients only the schedule moves."""
+        limit = self.discriminator_clip_norm
+        return step_network(self, self.discriminator, number=1, clip_norm=limit)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer and schedule of each network, stepped by hand; the schedules are the same."""
+        judge = self.optimized(self.discriminator, self.make_discriminator_optimizer)
+        return (*super().configure_optimizers(), judge)
