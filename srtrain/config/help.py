@@ -27,11 +27,19 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("loss.weights.NAME", "", "weight of a term of `loss`; 0 switches it off"),
     ("loss.terms.NAME.PARAMETER", "", "its parameters, e.g. loss.terms.pixel_huber.delta=0.01"),
     ("loss.terms.perceptual.features", "loss/terms", ""),
+    (
+        "loss.schedule.NAME.start",
+        "",
+        "the step from which a term counts; .ramp: steps to its weight",
+    ),
+    ("model.warmup_share", "model/adversarial", ""),
+    ("model.adaptive", "model/adversarial", ""),
     ("data.train", "data/folder", ""),
     ("data.val", "data/folder", ""),
     ("data.hr_patch_size", "data/folder", ""),
     ("data.batch_size", "data/folder", ""),
     ("optimizer.lr", "", "learning rate"),
+    ("discriminator_optimizer.lr", "", "learning rate of the discriminator; the generator's"),
     ("trainer.max_steps", "trainer/default", ""),
     ("trainer.devices", "", "how many devices; more than one with trainer=ddp"),
     ("trainer.accumulate", "trainer/default", ""),
@@ -109,7 +117,7 @@ def _about(groups: Groups, key: str, file: str, text: str) -> str:
     if text:
         return text
     config = groups.read_path(groups.folders[0] / f"{file}.yaml")
-    below = key.removeprefix(f"{file.partition('/')[0]}.")
+    below = key if key in config.lines else key.removeprefix(f"{file.partition('/')[0]}.")
     line = config.path.read_text(encoding="utf-8").splitlines()[config.lines[below] - 1]
     return line.partition("#")[2].strip()
 

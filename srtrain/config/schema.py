@@ -64,6 +64,7 @@ TYPES: dict[str, Any] = {
     "loss.head": dict[str, Any] | None,
     "model.clip_norm": float | None,
     "model.target": dict[str, Any] | None,
+    "model.real": Literal["target", "hr"],
     "model.discriminator_clip_norm": float | None,
     "discriminator.norm": Literal["spectral", "instance", "batch", "none"],
     "discriminator.input_size": int,
