@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
 class BatchAugmentation:
     """Each pair of a batch is changed with the given probabilities, independently, in this order.
 
@@ -40,23 +38,28 @@ class BatchAugmentation:
         (1.2) and side of CutBlur (0.7) are the defaults.
     """
 
-    seed: int
-    downscale: Callable[[Tensor], Tensor]
-    rgb_permutation: float = 0.0
-    cutblur: float = 0.0
-    cutmix: float = 0.0
-    mixup: float = 0.0
-    cutblur_ratio: float = 0.7
-    cutmix_alpha: float = 1.0
-    mixup_alpha: float = 1.2
-
-    def __post_init__(self) -> None:
-        for name in ("rgb_permutation", "cutblur", "cutmix", "mixup", "cutblur_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must lie in 0 … 1")
-        for name in ("cutmix_alpha", "mixup_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be above 0")
+    def __init__(
+        self,
+        *,
+        seed: int,
+        downscale: Callable[[Tensor], Tensor],
+        rgb_permutation: float = 0.0,
+        cutblur: float = 0.0,
+        cutmix: float = 0.0,
+        mixup: float = 0.0,
+        cutblur_ratio: float = 0.7,
+        cutmix_alpha: float = 1.0,
+        mixup_alpha: float = 1.2,
+    ) -> None:
+        self.seed = seed
+        self.downscale = downscale
+        self.rgb_permutation = _share("rgb_permutation", rgb_permutation)
+        self.cutblur = _share("cutblur", cutblur)
+        self.cutmix = _share("cutmix", cutmix)
+        self.mixup = _share("mixup", mixup)
+        self.cutblur_ratio = _share("cutblur_ratio", cutblur_ratio)
+        self.cutmix_alpha = _above_0("cutmix_alpha", cutmix_alpha)
+        self.mixup_alpha = _above_0("mixup_alpha", mixup_alpha)
 
     @property
     def active(self) -> bool:
@@ -158,3 +161,15 @@ def _partners(hr: Tensor, lr: Tensor, partner: np.ndarray, first: int) -> tuple[
 
 def _column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
+
+
+def _share(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} = {value} must lie in 0 … 1")
+    return value
+
+
+def _above_0(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} = {value} must be above 0")
+    return value
