@@ -41,6 +41,7 @@ class Records(Callback):
         self.log_every_n_steps = log_every_n_steps
         self.latest: dict[str, float] = {}
         self.shares: dict[str, dict[str, float]] = {}
+        self.alarms: dict[str, dict[str, Any]] = {}  # by name; whoever watches the figures adds
         self.samples_per_second = 0.0
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}

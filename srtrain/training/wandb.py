@@ -13,12 +13,14 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from torch import Tensor
     from wandb import Run
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -26,6 +28,7 @@ PROBE_S = 3.0  # seconds until a server that does not answer counts as unreachab
 INIT_S = 5.0
 FINISH_S = 5.0  # what was not uploaded by then stays on disk for `wandb sync`
 STEP = "generator_step"
+HISTOGRAM_BINS = 64  # W&B's own
 
 log = logging.getLogger("srtrain")
 
@@ -55,6 +58,13 @@ class Wandb(WandbLogger):
     ) -> None:
         """One list of pictures under ``key``."""
         self._tolerate(super().log_image, key, images, step, **captions)
+
+    def log_histogram(self, key: str, values: Tensor, step: int) -> None:
+        """How ``values`` are spread, as one histogram under ``key``."""
+        import wandb
+
+        counts, edges = np.histogram(values.cpu().numpy(), bins=HISTOGRAM_BINS)
+        self.log_metrics({key: wandb.Histogram(np_histogram=(counts, edges))}, step)
 
     def finalize(self, status: str) -> None:
         """Nothing yet: Lightning calls this after every loop, `close` comes once."""
