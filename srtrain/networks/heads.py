@@ -80,8 +80,8 @@ class Head(nn.Module):
         """
         point = self.point(maps)
         lower, upper = self.nominal(maps, self.level if level is None else level)
-        below = self.stretched(point - lower, self.offset)
-        above = self.stretched(upper - point, self.offset)
+        offset = self.offset.to(maps.device)
+        below, above = self.stretched(point - lower, offset), self.stretched(upper - point, offset)
         return Band(point - below, point + above)
 
     def arguments(self) -> dict[str, Any]:

@@ -137,8 +137,9 @@ class SupervisedSR(LightningModule):
         """Measure one image, in fp32 as `infer` computes it; reduced over ranks at the end."""
         hr, lr = self.examples.pair(batch)
         with torch.autocast(self.device.type, enabled=False):
-            sr = self.generator(lr)
-        self.validation.add(dataloader_idx, batch, sr=sr.float(), hr=hr, lr=lr)
+            maps = self.generator.raw(lr).float()
+        sr = self.generator.point(maps)
+        self.validation.add(dataloader_idx, batch, sr=sr, hr=hr, lr=lr, maps=maps)
 
     def on_validation_epoch_end(self) -> None:
         """Means per set, equal on every rank."""

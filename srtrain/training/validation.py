@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from srtrain.networks.heads import Band
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
     from srtrain.batch import Batch
     from srtrain.metrics.image_metrics import ImageMetrics
+    from srtrain.training.bands import Bands
 
 Item = TypeVar("Item")
 Figures = dict[str, dict[str, float]]
@@ -21,7 +24,7 @@ Row = tuple[int, int, dict[str, Tensor]]  # set, sample, figures of this one ima
 
 
 class Panel(NamedTuple):
-    """One validated image, on the CPU: (3, H, W) floats, ``lr`` (3, h, w)."""
+    """One validated image, on the CPU: (3, H, W) floats, ``lr`` (3, h, w), the calibrated band."""
 
     data: str
     name: str
@@ -29,13 +32,15 @@ class Panel(NamedTuple):
     bicubic: Tensor
     sr: Tensor
     hr: Tensor
+    band: Band | None = None
 
 
 class Validation:
     """Measures each validation image once per round; reduces over images and ranks.
 
     ``upscale(lr)`` gives the baseline. Its figures (``bicubic``) are measured once for each set
-    and kept, its pictures are made for the first ``num_panels`` images of each set.
+    and kept, its pictures are made for the first ``num_panels`` images of each set. ``bands``
+    measures and calibrates those of a generator that predicts more than an image.
     """
 
     def __init__(
@@ -45,11 +50,13 @@ class Validation:
         upscale: Callable[[Tensor], Tensor],
         names: Sequence[str],
         num_panels: int = 5,
+        bands: Bands | None = None,
     ) -> None:
         self.metrics = metrics
         self.upscale = upscale
         self.names = list(names)
         self.num_panels = num_panels
+        self.bands = bands
         self.val: Figures = {}
         self.bicubic: Figures = {}
         self.new_bicubic: Figures = {}  # those of the last round
@@ -57,17 +64,35 @@ class Validation:
         self.measured_at: int | None = None
         self._rows: list[Row] = []
         self._bicubic_rows: list[Row] = []
+        self._maps: list[Tensor] = []  # of the panels, until the bands are calibrated
 
     def start(self, device: torch.device) -> None:
         """Begin a round."""
         self.metrics.to(device)
-        self._rows, self._bicubic_rows, self.panels = [], [], []
+        self._rows, self._bicubic_rows, self.panels, self._maps = [], [], [], []
+        if self.bands is not None:
+            self.bands.start()
 
-    def add(self, data: int, batch: Batch, *, sr: Tensor, hr: Tensor, lr: Tensor) -> None:
-        """Measure one batch of one set; ``sr``, ``hr``, ``lr`` are float (B, 3, …) in [0, 1]."""
+    def add(
+        self,
+        data: int,
+        batch: Batch,
+        *,
+        sr: Tensor,
+        hr: Tensor,
+        lr: Tensor,
+        maps: Tensor | None = None,
+    ) -> None:
+        """Measure one batch of one set; ``sr``, ``hr``, ``lr`` are float (B, 3, …) in [0, 1].
+
+        ``maps``: all that the generator predicted, of which ``bands`` are made.
+        """
         samples = [int(sample) for sample in batch["sample"]]
         self._rows += _rows(data, samples, self.metrics(sr, hr, lr))
         shown = [b for b, sample in enumerate(samples) if sample < self.num_panels]
+        if self.bands is not None and maps is not None:
+            self.bands.add(data, samples, maps, hr)
+            self._maps += [maps[b : b + 1].cpu() for b in shown]
         known = self.names[data] in self.bicubic
         if known and not shown:
             return
@@ -81,11 +106,23 @@ class Validation:
     def finish(self, step: int) -> None:
         """Reduce over all images of all ranks; every rank ends with the same figures."""
         self.val = self._reduce(self._rows)
+        if self.bands is not None:
+            self._finish_bands(self.bands)
         # Every rank agrees on what is new, so every rank takes part in the gathering or none does.
         new = [name for name in self.names if name not in self.bicubic]
         self.new_bicubic = self._reduce(self._bicubic_rows) if new else {}
         self.bicubic |= self.new_bicubic
         self.measured_at = step
+
+    def _finish_bands(self, bands: Bands) -> None:
+        for name, figures in bands.finish(all_ranks(bands.rows), self.names).items():
+            self.val[name] |= figures
+        made = ((bound[0] for bound in bands.band(maps)) for maps in self._maps)
+        self.panels = [
+            panel._replace(band=Band(*bounds))
+            for panel, bounds in zip(self.panels, made, strict=True)
+        ]
+        self._maps = []
 
     def mean(self, metric: str) -> float | None:
         """The mean of one metric over the sets; None where it was not measured."""
