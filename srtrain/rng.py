@@ -41,12 +41,19 @@ def noise(
     """
     import torch
 
-    rows = []
-    for sample in samples.tolist():
-        key = int(generator(seed, sample, stage).integers(0, 2**63 - 1))
-        source = torch.Generator(device=device).manual_seed(key)
-        rows.append(torch.randn(shape, generator=source, device=device))
+    rows = [
+        torch.randn(shape, generator=stream(seed, sample, stage, device), device=device)
+        for sample in samples.tolist()
+    ]
     return torch.stack(rows)
+
+
+def stream(seed: int, sample: int, stage: str, device: torch.device) -> torch.Generator:
+    """The device's own generator, seeded for one ``stage`` of one ``sample`` of a run."""
+    import torch
+
+    key = int(generator(seed, sample, stage).integers(0, 2**63 - 1))
+    return torch.Generator(device=device).manual_seed(key)
 
 
 _MASK64 = 2**64 - 1
