@@ -7,13 +7,13 @@ are five observations, however many pixels they have.
 
 *What is guaranteed.* If the images that calibrate and the one that is predicted are exchangeable
 (drawn alike, degraded alike, none of them trained on), a random value of the new image lies inside
-its band with probability of at least ``level · K / (K + 1)``, K calibrating images: 75 % for 5, 89 %
-for 100, at a level of 90 %. Whatever the network and the pixels' law are.
+its band with probability of at least ``level · K / (K + 1)`` for K calibrating images, whatever the
+network and the law of the values: of a level of 90 %, that is 75 % for 5 images, 89 % for 100.
 
-*What is not.* Neither ``level`` itself for small K, nor any coverage of a given image (one photo may
-get 85 % and the next 95 %), of a given pixel, of edges or textures: it is a mean over images and
-pixels. And nothing at all for other kinds of images: bands calibrated on synthetic leaves hold 84
-to 93 % of photos' values where 90 % were meant, left-out photos by their likes 90 %.
+*What is not.* Neither ``level`` itself for small K, nor any coverage of one given image (a photo
+may get 85 % and the next 95 %), of a given pixel, of edges or textures: it is a mean over images
+and their values. And nothing for images of another kind: where 90 % were meant, bands calibrated on
+synthetic leaves held 84 to 93 % of photos' values, those calibrated on other photos 90 %.
 
 Source: Romano et al. 2019, "Conformalized quantile regression"; Lee et al. 2023, "Distribution-free
 inference with hierarchical data" (the bound: its theorem for one mass of 1 / (K + 1) at infinity).

@@ -65,9 +65,10 @@ class Bands:
         scores, level = [image.score for image in images], self.head.level
         if images:
             self.head.calibrate(offset=calibrated_offset(scores, level), images=len(images))
-        left_out = left_out_offsets(scores, level) or [None] * len(images)
+        left_out = left_out_offsets(scores, level)
         sets: dict[str, list[dict[str, float]]] = {}
-        for (data, _), image, offset in zip(places, images, left_out, strict=True):
+        for k, (image, (data, _)) in enumerate(zip(images, places, strict=True)):
+            offset = left_out[k] if left_out else None
             sets.setdefault(names[data], []).append(self._figures(image, offset))
         return {name: _means(figures) for name, figures in sets.items()}
 

@@ -100,8 +100,11 @@ class Validation:
         if not known:
             self._bicubic_rows += _rows(data, samples, self.metrics(bicubic, hr, lr))
         for b in shown:
-            images = (image[b].float().cpu() for image in (lr, bicubic, sr.clamp(0, 1), hr))
-            self.panels.append(Panel(self.names[data], batch["name"][b], *images))
+            lr_b, bicubic_b, sr_b, hr_b = (
+                image[b].float().cpu() for image in (lr, bicubic, sr.clamp(0, 1), hr)
+            )
+            name = batch["name"][b]
+            self.panels.append(Panel(self.names[data], name, lr_b, bicubic_b, sr_b, hr_b))
 
     def finish(self, step: int) -> None:
         """Reduce over all images of all ranks; every rank ends with the same figures."""
