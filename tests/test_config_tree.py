@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 GROUPS = Groups.of(conf_dir(), ())
 OPTIONS = [(group, option) for group in GROUPS.names() for option in GROUPS.options(group)]
-MIXED = [g for g in GROUPS.names() if g not in {"experiment", "budget", "generator"}]
+ADVERSARY = ["discriminator", "objective", "discriminator_optimizer"]
+APART = {"experiment", "budget", "generator", "model", *ADVERSARY}
+MIXED = [group for group in GROUPS.names() if group not in APART]
 # What an option cannot do without, on a machine that has no data.
 NEEDS = {
     "data=folder": ["budget=paper", "data.train=."],
@@ -54,6 +56,12 @@ def passes(*words: str) -> None:
 def test_every_option_passes_the_preflight(number: int) -> None:
     """The n-th option of every group together, so that few compositions see all."""
     options = {group: GROUPS.options(group) for group in MIXED}
+    passes(*(f"{group}={names[number % len(names)]}" for group, names in options.items()))
+
+
+@pytest.mark.parametrize("number", range(max(len(GROUPS.options(g)) - 1 for g in ADVERSARY)))
+def test_every_option_of_an_adversary_passes_the_preflight(number: int) -> None:
+    options = {group: [o for o in GROUPS.options(group) if o != "none"] for group in ADVERSARY}
     passes(*(f"{group}={names[number % len(names)]}" for group, names in options.items()))
 
 
@@ -201,7 +209,9 @@ def test_components_may_be_added_and_taken_away() -> None:
         "callbacks.ema=null",
     ]
     config = prepare(words).config
-    assert config.callbacks == {"beep": {"_target_": "my.Beep", "n": 1}, "ema": None}
+    assert config.callbacks.beep == {"_target_": "my.Beep", "n": 1}
+    assert config.callbacks.ema is None
+    assert "pictures" not in config.callbacks
 
 
 def test_short_forms(tmp_path: Path) -> None:
