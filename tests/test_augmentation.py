@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from torch import Tensor
 from srtrain.augmentation.batch import BatchAugmentation
 from srtrain.augmentation.partners import circle, partner_rows
 from srtrain.augmentation.regions import cutblur_boxes, cutmix_boxes, enlarged, inside
+from srtrain.config.location import conf_dir
+from srtrain.config.yamlfile import read_config
 from srtrain.degradation.resize import Bicubic
 
 if TYPE_CHECKING:
@@ -254,3 +257,9 @@ def test_two_ranks_make_the_batches_of_one(tmp_path: Path) -> None:
             for one, two in zip(alone, ranks[rank]["made"][step], strict=True):
                 assert torch.equal(one[rank::RANKS], two)
             assert torch.equal(ranks[rank]["rows"][:, 0].long(), partner[rank::RANKS])
+
+
+def test_the_configuration_lists_every_parameter_with_its_default() -> None:
+    listed = read_config(conf_dir() / "model" / "supervised.yaml").values["augment"]
+    parameters = inspect.signature(BatchAugmentation).parameters.values()
+    assert listed == {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -30,6 +30,14 @@ GOOD: dict[str, Any] = {
 }
 
 
+BICUBIC = {"degradation._target_": "srtrain.degradation.resize.Bicubic"}
+PAIRED = {
+    "data._target_": "srtrain.data.build.paired_data",
+    "data.train": {"hr": ".", "lr": "."},
+}
+LDL = {"loss.terms.ldl": {"_target_": "srtrain.losses.ldl.LDL"}, "loss.weights.ldl": 1.0}
+
+
 def changed(tree: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     tree = {key: changed(v, {}) if isinstance(v, dict) else v for key, v in tree.items()}
     for key, value in changes.items():
@@ -79,6 +87,13 @@ def problems(
         ({"data.hr_patch_size": 190}, "not a multiple of scale=4 · data.hr_patch_size · e.g. 192"),
         ({"generator.scale": 2}, "generator.scale=2 but scale=4"),
         ({"metrics.lpips.features": "."}, "features of no net"),
+        ({"model.augment.mixup": 1.5}, "choose 0 to 1"),
+        ({"model.augment.cutblur": 0.5, **BICUBIC}, "changes nothing where LR is bicubic"),
+        (
+            {"model.augment.cutblur": 0.5, **PAIRED, "data.lr_is_bicubic": True},
+            "leave model.augment.cutblur at 0",
+        ),
+        ({**LDL, "callbacks.ema": None}, "ldl compares with the averaged weights"),
     ],
 )
 def test_refused(changes: dict[str, Any], said: str) -> None:
@@ -96,6 +111,9 @@ def test_refused(changes: dict[str, Any], said: str) -> None:
         {"loss.weights.perceptual": 1.0, "loss.role": "perceptual_led"},
         {"trainer.devices": 2, "trainer.accumulate": 4},
         {"data.batch_size": "wrong types are told elsewhere", "scale": None},
+        {"model.augment.cutblur": 0.5, "degradation._target_": "another.Degradation"},
+        {"model.augment.cutblur": 0.5, **BICUBIC, **PAIRED},
+        {**LDL, "callbacks.ema": {"decay": 0.999}},
     ],
 )
 def test_passed(changes: dict[str, Any]) -> None:

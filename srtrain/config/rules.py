@@ -45,13 +45,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "objective.gradient_penalty": (0, INF),
     "model.clip_norm": (ABOVE_ZERO, INF),
     "model.discriminator_clip_norm": (ABOVE_ZERO, INF),
+    "model.augment.rgb_permutation": (0, 1),
+    "model.augment.cutblur": (0, 1),
+    "model.augment.cutmix": (0, 1),
+    "model.augment.mixup": (0, 1),
+    "model.augment.cutblur_ratio": (0, 1),
+    "model.augment.cutmix_alpha": (ABOVE_ZERO, INF),
+    "model.augment.mixup_alpha": (ABOVE_ZERO, INF),
     "model.warmup_share": (0, 1),
     "model.discriminator_start": (0, INF),
     "model.adaptive_above": (0, 1),
-    "model.augment.mixup": (0, 1),
-    "model.augment.cutmix": (0, 1),
-    "model.augment.cutblur": (0, 1),
-    "model.augment.rgb_permutation": (0, 1),
     "scheduler.warmup_share": (0, 1),
     "scheduler.final_share": (0, 1),
     "callbacks.ema.decay": (0, 1),
@@ -137,6 +140,19 @@ def lpips(facts: Facts) -> Iterator[SrtrainError]:
         yield ConfigError("features of no net", where="metrics.lpips.features", fix=fix)
 
 
+def cutblur(facts: Facts) -> Iterator[SrtrainError]:
+    """It pastes the bicubic LR, which paired and blind LR are not and bicubic LR is."""
+    key = "model.augment.cutblur"
+    if facts.get("data._target_") == "srtrain.data.build.paired_data":
+        bicubic = facts.get("data.lr_is_bicubic")
+    else:
+        bicubic = facts.get("degradation._target_") == "srtrain.degradation.resize.Bicubic"
+    if facts.number(key) and bicubic:
+        what = "cutblur changes nothing where LR is bicubic"
+        fix = f"leave {key} at 0, or choose another degradation or data=paired"
+        yield ConfigError(what, where=key, fix=fix)
+
+
 RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     budget,
     ranges,
@@ -145,5 +161,6 @@ RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     ranks,
     scales,
     lpips,
+    cutblur,
     places,
 )

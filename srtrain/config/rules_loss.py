@@ -85,6 +85,16 @@ def tap_sets(facts: Facts) -> Iterator[SrtrainError]:
             yield ConfigError(f"unknown tap set {taps!r}", where=key, fix=fix)
 
 
+def averages(facts: Facts) -> Iterator[SrtrainError]:
+    """LDL compares with the image of the averaged weights, so there must be an average."""
+    for name in facts.weights():
+        ldl = facts.get(f"loss.terms.{name}._target_") == "srtrain.losses.ldl.LDL"
+        if ldl and not facts.get("callbacks.ema"):
+            what = f"{name} compares with the averaged weights, and there is no average"
+            where = f"loss.weights.{name}"
+            yield ConfigError(what, where=where, fix="keep callbacks.ema, or set it to 0")
+
+
 def schedules(facts: Facts) -> Iterator[SrtrainError]:
     """A ramp is of a term that counts, and of steps from 0 on."""
     known = facts.mapping("loss.weights")
@@ -119,6 +129,7 @@ RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     perceptual_names,
     perceptual_share,
     tap_sets,
+    averages,
     schedules,
     head,
 )
