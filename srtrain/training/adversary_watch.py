@@ -38,7 +38,7 @@ class AdversaryWatch(Callback):
         self.best_lr_psnr = float("-inf")
         self.history: list[Moment] = []
         self._window = Window(patience)
-        self._line: dict[str, float] = {}
+        self._line = records.latest
         self._step = 0
         self._told: dict[str, int] = {}
         self._margins: tuple[Tensor, Tensor] | None = None
@@ -46,7 +46,7 @@ class AdversaryWatch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From this step on; what was told before a resume is not told again."""
         self._window.clear()
-        self._step = trainer.global_step
+        self._line, self._step = self.records.latest, trainer.global_step
         self._told = {name: int(alarm["last_step"]) for name, alarm in self.records.alarms.items()}
 
     def on_train_batch_end(
