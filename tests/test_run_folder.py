@@ -175,7 +175,9 @@ def test_curves(rows: list[tuple[int, str, float]], drawn: bool, folder: RunFold
             assert image.size == (1320, 504)  # 11 x 4.2 inches at 120 dpi
 
 
-def _summary(folder: RunFolder, *, psnr: float = 29.5, last_step: int | None = None) -> Summary:
+def _summary(
+    folder: RunFolder, *, psnr: float = 29.5, last_step: int | None = None, judged: int = 3
+) -> Summary:
     validation = SimpleNamespace(
         names=["a"],
         val={"a": {"psnr_y": psnr}},
@@ -187,7 +189,9 @@ def _summary(folder: RunFolder, *, psnr: float = 29.5, last_step: int | None = N
     checkpointing = SimpleNamespace(
         last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
     )
-    return Summary(folder, validation, records, checkpointing, weights={"pixel": 1.0})  # type: ignore[arg-type]
+    loss = SimpleNamespace(weights={"pixel": 1.0})
+    module = SimpleNamespace(validation=validation, loss=loss, discriminator_steps=judged)
+    return Summary(folder, module, records, checkpointing)  # type: ignore[arg-type]
 
 
 def _trainer(*, rank: int = 0) -> Any:  # noqa: ANN401
@@ -200,7 +204,7 @@ def test_summary(folder: RunFolder) -> None:
     assert written.pop("seconds") >= 0
     assert written == {
         "generator_steps": 7,
-        "discriminator_steps": 0,
+        "discriminator_steps": 3,
         "checkpoint": None,
         "best": None,
         "val": {"a": {"psnr_y": 29.5}},
@@ -222,7 +226,7 @@ def test_summary_is_json(folder: RunFolder) -> None:
 def test_restored_is_what_was_saved(folder: RunFolder) -> None:
     reached = _summary(folder, psnr=31.0, last_step=7).content(7)
     reached |= {"best": {"metric": "psnr_y", "step": 6, "value": 31.0}, "seconds": 1000.0}
-    continued = _summary(folder)
+    continued = _summary(folder, judged=0)
     continued.restore(reached, same_sets=["a"])
     content = continued.content(7)
     assert 1000.0 <= content.pop("seconds") < 1100.0

@@ -11,6 +11,7 @@ import torch
 
 from srtrain.cli import table
 from srtrain.cli.process import short
+from srtrain.training.adversarial import AdversarialSR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +38,7 @@ def header(
     rows = [
         ("experiment", f"{choices['experiment']} ×{config.scale}, budget {choices['budget']}"),
         ("generator", f"{choices['generator']}, {count:,} parameters"),
+        *_adversary(module, choices),
         ("loss", " · ".join([losses, *_feature_notes(module).values()])),
         ("steps", f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images"),
         ("device", _devices(options)),
@@ -69,6 +71,21 @@ def report(
         ("use it", f"{shlex.join(use)} PHOTO… -o OUT"),
     ]
     table.places(console, rows)
+
+
+def _adversary(module: SupervisedSR, choices: Mapping[str, str]) -> list[tuple[str, str]]:
+    if not isinstance(module, AdversarialSR):
+        return []
+    judge = module.discriminator
+    field, count = judge.receptive_field, sum(p.numel() for p in judge.parameters())
+    said = [
+        f"{choices['discriminator']} {field}×{field}",
+        f"{count / 1e6:.1f}M parameters",
+        choices["objective"],
+        f"learns from step {module.discriminator_start}",
+        *([f"pauses above {module.adaptive_above:.0%} accuracy"] if module.adaptive_above else []),
+    ]
+    return [("adversary", ", ".join(said))]
 
 
 def _devices(options: TrainerOptions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +11,37 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from srtrain.augmentation.batch import BatchAugmentation
 from srtrain.degradation.resize import Bicubic, upscale_rounded
 from srtrain.errors import ConfigError
+from srtrain.losses.adversarial import Adversarial
+from srtrain.losses.schedule import Ramp
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.metrics.image_metrics import ImageMetrics, smallest_side
 from srtrain.networks.build import build_generator, spec_of
-from srtrain.networks.transfer import init_from
+from srtrain.networks.discriminator import Discriminator
+from srtrain.networks.discriminators.build import build_discriminator
+from srtrain.networks.transfer import discriminator_from, init_from
 from srtrain.perception.lpips import LPIPS
+from srtrain.training.bands import Bands
 from srtrain.training.validation import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
+    from torch.optim import Optimizer
 
     from srtrain.data.datamodule import SRData
+    from srtrain.losses.adversarial import Objective
     from srtrain.networks.generator import Generator
     from srtrain.training.loop import Callback, Logger, TrainerOptions
+    from srtrain.training.records import Records
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
+
+ADVERSARIAL = "adversarial"  # the term that a discriminator brings
+WATCH = "adversary_watch"
 
 
 def plain(node: Any) -> Any:  # noqa: ANN401 - any YAML
@@ -39,25 +52,56 @@ def plain(node: Any) -> Any:  # noqa: ANN401 - any YAML
 def make_generator(config: DictConfig) -> Generator:
     """The generator, initialised by the seed or from a file."""
     spec = spec_of(plain(config.generator))
+    head = spec_of(plain(config.loss.head), group="loss.head") if config.loss.head else None
     # Whoever names a class of an own package in an own configuration trusts that package.
-    own_package = spec["_target_"].partition(".")[0]
-    return build_generator(spec, scale=config.scale, trust=[*config.trust, own_package])
+    own_packages = {named["_target_"].partition(".")[0] for named in (spec, head) if named}
+    trust = [*config.trust, *sorted(own_packages)]
+    return build_generator(spec, scale=config.scale, head=head, trust=trust)
 
 
-def load_initial_weights(config: DictConfig, generator: Generator) -> str | None:
-    """``init_from``: copies what fits; returns the line that says what did."""
-    if not config.init_from.path:
+def make_discriminator(config: DictConfig, options: TrainerOptions) -> Discriminator | None:
+    """The discriminator, initialised by the seed; None where there is no adversary."""
+    node = plain(config.discriminator)
+    if not node:
         return None
+    spec = spec_of(node, group="discriminator")
+    own_package = spec["_target_"].partition(".")[0]
+    bf16 = options.lightning_precision != "32-true"
+    net = build_discriminator(spec, trust=[*config.trust, own_package])
+    return Discriminator(net, spec=spec, bf16=bf16)
+
+
+def load_initial_weights(
+    config: DictConfig, generator: Generator, discriminator: Discriminator | None
+) -> list[str]:
+    """``init_from``: copies what fits; returns the lines that say what did."""
     path = Path(config.init_from.path)
-    transfer = init_from(generator, path, partial=config.init_from.partial)
-    return str(transfer)
+    said = [str(init_from(generator, path, partial=config.init_from.partial))]
+    if discriminator is not None:
+        said.append(discriminator_from(discriminator, path))
+    return said
 
 
-def make_loss(config: DictConfig) -> WeightedSum:
+def make_loss(
+    config: DictConfig, generator: Generator, discriminator: Discriminator | None
+) -> WeightedSum:
     """The terms whose weight is not 0, built; the others are not even imported."""
     weights = {name: float(w) for name, w in plain(config.loss.weights).items() if w}
-    terms = {name: instantiate(config.loss.terms[name], _convert_="all") for name in weights}
-    return WeightedSum(terms, weights)
+    terms = {
+        name: instantiate(config.loss.terms[name], _convert_="all")
+        for name in weights
+        if name != ADVERSARIAL
+    }
+    if discriminator is not None:
+        terms[ADVERSARIAL] = Adversarial(make_objective(config), discriminator)
+    schedules = {name: Ramp(**ramp) for name, ramp in plain(config.loss.schedule).items()}
+    return WeightedSum(terms, weights, schedules=schedules, head=generator.head)
+
+
+def make_objective(config: DictConfig) -> Objective:
+    """What generator and discriminator want of each other."""
+    objective: Objective = instantiate(config.objective, _convert_="all")
+    return objective
 
 
 def make_metrics(config: DictConfig) -> ImageMetrics:
@@ -89,38 +133,84 @@ def make_data(config: DictConfig, options: TrainerOptions) -> SRData:
 
 
 def make_module(
-    config: DictConfig, options: TrainerOptions, generator: Generator, data: SRData
+    config: DictConfig,
+    options: TrainerOptions,
+    generator: Generator,
+    discriminator: Discriminator | None,
+    data: SRData,
 ) -> SupervisedSR:
     """The LightningModule with everything it is given."""
+    with _refused("loss"):
+        loss = make_loss(config, generator, discriminator)
+    _rehearse_loss(config, generator, discriminator, loss)
+    downscale = partial(Bicubic(scale=config.scale), sample=None)
+    given = {
+        "generator": generator,
+        "loss": loss,
+        "degradation": instantiate(config.degradation, _convert_="all"),
+        "validation": _validation(config, generator, data),
+        "optimizer": _rehearsed(config, "optimizer", options),
+        "scheduler": instantiate(config.scheduler, _convert_="all"),
+        "target": instantiate(config.model.target, _convert_="all"),
+        "augment": _augmentation(config, downscale),
+        "accumulate": options.accumulate,
+    }
+    if discriminator is not None:
+        given |= {
+            "discriminator": discriminator,
+            "objective": loss.terms[ADVERSARIAL].objective,
+            "discriminator_optimizer": _rehearsed(config, "discriminator_optimizer", options),
+            "downscale": downscale,
+            "seed": config.seed,
+        }
+    module: SupervisedSR = instantiate(config.model, **given, _recursive_=False)
+    return module
+
+
+def _validation(config: DictConfig, generator: Generator, data: SRData) -> Validation:
     scale = config.scale
-    validation = Validation(
+    return Validation(
         metrics=make_metrics(config),
         upscale=lambda lr: upscale_rounded(lr, scale=scale),
         names=list(data.val_names),
         num_panels=_num_panels(config),
+        bands=Bands(generator.head) if generator.head is not None else None,
     )
-    loss = make_loss(config)
-    optimizer = instantiate(config.optimizer, _convert_="all")
-    scheduler = instantiate(config.scheduler, _convert_="all")
-    with _refused("optimizer"):
-        rehearsed = optimizer([torch.zeros(1, requires_grad=True)])
+
+
+def _rehearsed(config: DictConfig, group: str, options: TrainerOptions) -> Callable[..., Optimizer]:
+    """The optimizer's factory, once it has made one that the schedule takes."""
+    optimizer: Callable[..., Optimizer] = instantiate(config[group], _convert_="all")
+    with _refused(group):
+        made = optimizer([torch.zeros(1, requires_grad=True)])
     with _refused("scheduler"):
-        scheduler(rehearsed, max_steps=options.max_steps)
+        instantiate(config.scheduler, _convert_="all")(made, max_steps=options.max_steps)
+    return optimizer
+
+
+def _rehearse_loss(
+    config: DictConfig,
+    generator: Generator,
+    discriminator: Discriminator | None,
+    loss: WeightedSum,
+) -> None:
+    side, maps = config.data.hr_patch_size, generator.head.num_maps if generator.head else 1
+    networks = [] if discriminator is None else [discriminator.eval()]  # no statistics of this
     with _refused("loss"), torch.no_grad():
-        patch = torch.full((1, 3, config.data.hr_patch_size, config.data.hr_patch_size), 0.5)
-        loss(patch, patch)
-    module: SupervisedSR = instantiate(
-        config.model,
-        generator=generator,
-        loss=loss,
-        degradation=instantiate(config.degradation, _convert_="all"),
-        validation=validation,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        accumulate=options.accumulate,
-        _recursive_=False,
-    )
-    return module
+        patch = torch.full((1, 3, side, side), 0.5)
+        loss(patch.repeat(1, maps, 1, 1), patch, average=patch)
+    for network in networks:
+        network.train()
+
+
+def _augmentation(
+    config: DictConfig, downscale: Callable[[Tensor], Tensor]
+) -> BatchAugmentation | None:
+    with _refused("model.augment"):
+        made = BatchAugmentation(
+            seed=config.seed, downscale=downscale, **plain(config.model.augment)
+        )
+    return made if made.active else None
 
 
 @contextmanager
@@ -132,14 +222,20 @@ def _refused(group: str) -> Iterator[None]:
         raise ConfigError(str(error), where=group, fix=f"srtrain --cfg shows `{group}`") from error
 
 
-def make_callbacks(config: DictConfig, folder: RunFolder) -> list[Callback]:
-    """The callbacks of ``conf/callbacks``, in their order; ``pictures`` is told the folder."""
+def make_callbacks(config: DictConfig, folder: RunFolder, records: Records) -> list[Callback]:
+    """The callbacks of ``conf/callbacks``, in their order, told where to write what.
+
+    The adversary's watch is left out where there is none.
+    """
+    told: dict[str, dict[str, Any]] = {
+        "pictures": {"folder": folder},
+        WATCH: {"folder": folder, "records": records},
+    }
     made = []
     for name, node in config.callbacks.items():
-        if node is None:
+        if node is None or (name == WATCH and not config.discriminator):
             continue
-        extra = {"folder": folder} if name == "pictures" else {}
-        made.append(instantiate(node, _convert_="all", **extra))
+        made.append(instantiate(node, _convert_="all", **told.get(str(name), {})))
     return made
 
 

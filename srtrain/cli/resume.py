@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import srtrain
 from srtrain.cli.build import plain
 from srtrain.errors import ConfigError
+from srtrain.networks.build import spec_of
 from srtrain.networks.storage import read_newest
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
 
-FIXED = ("scale", "generator", "features")  # continuing with another would be another run
+# Continuing with another would be another run.
+FIXED = ("scale", "generator", "head", "features", "discriminator", "objective")
 ABOUT_THE_COMMAND = {"run_dir", "resume", "force", "verbose"}  # not about the run
 
 
@@ -64,8 +66,12 @@ def identity(config: DictConfig, module: SupervisedSR, experiment: str) -> dict[
         for name, term in module.loss.terms.items()
         if hasattr(term, "features_sha256")
     }
+    head = module.generator.head
     return {
         "generator": dict(module.generator.spec),
+        "head": None if head is None else dict(head.spec),
+        "discriminator": _spec(config, "discriminator"),
+        "objective": _spec(config, "objective"),
         "scale": int(config.scale),
         "features": features,
         "experiment": experiment,
@@ -73,6 +79,11 @@ def identity(config: DictConfig, module: SupervisedSR, experiment: str) -> dict[
         "protocol": module.validation.metrics.protocol,
         "config": plain(config),
     }
+
+
+def _spec(config: DictConfig, group: str) -> dict[str, Any] | None:
+    node = plain(config[group])
+    return dict(spec_of(node, group=group)) if node else None
 
 
 def digests(data: SRData) -> dict[str, Any]:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from srtrain.data.datamodule import SRData
+    from srtrain.networks.heads import Head
     from srtrain.training.loop import Callback, Trainer
     from srtrain.training.supervised import SupervisedSR
 
@@ -104,10 +105,12 @@ def _train(run: Run) -> float | None:
     found = checkpoint_to_resume(config, run.folder)
     seed_networks(config.seed)
     generator = build.make_generator(config)
+    discriminator = build.make_discriminator(config, options)
     if found is None and config.init_from.path:
-        run.console.print(build.load_initial_weights(config, generator))
+        for line in build.load_initial_weights(config, generator, discriminator):
+            run.console.print(line, markup=False)
     data = build.make_data(config, options)
-    module = build.make_module(config, options, generator, data)
+    module = build.make_module(config, options, generator, discriminator, data)
     own = identity(config, module, run.choices["experiment"])
     parts = _parts(run, module)
     summary = parts.summary
@@ -115,7 +118,7 @@ def _train(run: Run) -> float | None:
     if step >= options.max_steps and module.validation.measured_at == step:
         return _report(run, module, summary, step)
     announce.header(run.console, config, options, module, run.choices)
-    files = _files(own, data, summary, found)
+    files = _files(own, data, summary, found, head=generator.head)
     path = found[0] if found else None
     del found  # OneFile gives the content away, once
     trainer = _trainer(run, module, parts, files)
@@ -149,9 +152,7 @@ def _parts(run: Run, module: SupervisedSR) -> Parts:
         monitor=keep.monitor,
         mode=keep.mode,
     )
-    summary = Summary(
-        folder, module.validation, records, checkpointing, weights=module.loss.weights
-    )
+    summary = Summary(folder, module, records, checkpointing)
     return Parts(records=records, checkpointing=checkpointing, summary=summary)
 
 
@@ -160,11 +161,14 @@ def _files(
     data: SRData,
     summary: Summary,
     found: tuple[Path, dict[str, Any]] | None,
+    *,
+    head: Head | None,
 ) -> OneFile:
     """Checkpoints that say what the run is, on which images, and what it has reached."""
 
     def about(step: int) -> dict[str, Any]:
-        return {**own, "data": digests(data), "reached": summary.content(step)}
+        measured = {} if head is None else {"calibration": head.calibration}
+        return {**own, **measured, "data": digests(data), "reached": summary.content(step)}
 
     return OneFile(about, read=dict([found]) if found else None)
 
@@ -192,8 +196,8 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     callbacks: list[Callback] = [
         Reconfigure(),
         KeyedSteps(seed=config.seed),
-        *build.make_callbacks(config, folder),
         parts.records,
+        *build.make_callbacks(config, folder, parts.records),
     ]
     if run.options.progress:
         callbacks.append(ProgressLine(parts.records, module.validation))

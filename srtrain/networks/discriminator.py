@@ -27,9 +27,9 @@ class Discriminator(nn.Module):
         self.bf16 = bf16
 
     @property
-    def receptive_field(self) -> int | None:
-        """Side of the square that one logit judges; None where the network does not say."""
-        return getattr(self.net, "receptive_field", None)
+    def receptive_field(self) -> int:
+        """Side of the square that one logit judges, in pixels."""
+        return int(getattr(self.net, "receptive_field"))  # noqa: B009 - no attribute of nn.Module
 
     def forward(self, image: Tensor) -> Tensor:
         """Shapes: (B, 3, H, W) -> logits."""

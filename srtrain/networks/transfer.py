@@ -9,13 +9,16 @@ import torch
 
 from srtrain.errors import StorageError
 from srtrain.networks.loading import StateDict, community_generator, read_state
+from srtrain.networks.storage import is_own_checkpoint, load_tensors, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
 
+DISCRIMINATOR = "discriminator.net."  # in a training state
 _SHOWN = 5
 
 
@@ -83,6 +86,27 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
         for name in found.copied:
             own[name].copy_(state[name])
     return found
+
+
+def discriminator_from(discriminator: Discriminator, path: Path) -> str:
+    """Take over the discriminator of an own checkpoint, if it is the same network; says what was.
+
+    Community files hold generators: the adversary then starts afresh, as it does against another.
+    """
+    content = load_tensors(resolve(path))
+    spec = content.get("discriminator") if is_own_checkpoint(content) else None
+    if spec is None:
+        return "the discriminator starts afresh: the file has none"
+    if spec != discriminator.spec:
+        return f"the discriminator starts afresh: the file's is {spec}"
+    saved = content["train_state"]["state_dict"]
+    state = {
+        name.removeprefix(DISCRIMINATOR): value
+        for name, value in saved.items()
+        if name.startswith(DISCRIMINATOR)
+    }
+    discriminator.net.load_state_dict(state)
+    return f"the discriminator goes on: {len(state)} tensors copied"
 
 
 def _compare(own: StateDict, state: StateDict) -> Transfer:

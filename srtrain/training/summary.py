@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from srtrain.training.checkpointing import Checkpointing
     from srtrain.training.records import Records
     from srtrain.training.run_folder import RunFolder
-    from srtrain.training.validation import Validation
+    from srtrain.training.supervised import SupervisedSR
 
 
 class Summary(Callback):
@@ -30,18 +30,16 @@ class Summary(Callback):
     def __init__(
         self,
         folder: RunFolder,
-        validation: Validation,
+        module: SupervisedSR,
         records: Records,
         checkpointing: Checkpointing,
-        *,
-        weights: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.validation = validation
+        self.module = module
+        self.validation = module.validation
         self.records = records
         self.checkpointing = checkpointing
-        self.weights = dict(weights)
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._trained = False
@@ -51,14 +49,15 @@ class Summary(Callback):
         last = self.checkpointing.last_step
         return {
             "generator_steps": step,
-            "discriminator_steps": 0,
+            "discriminator_steps": self.module.discriminator_steps,
             "checkpoint": None if last is None else f"checkpoints/{checkpoint_name(last)}",
             "best": self.checkpointing.best or None,
             "val": self.validation.val,
             "val_step": self.validation.measured_at,
             "bicubic": self.validation.bicubic,
             "protocol": self.validation.metrics.protocol,
-            "loss": {"weights": self.weights, **self.records.shares},
+            "loss": {"weights": self.module.loss.weights, **self.records.shares},
+            "alarms": self.records.alarms,
             "seconds": round(self._seconds_before + time.perf_counter() - self._started, 1),
             "samples_per_second": round(self.records.samples_per_second, 2),
         }
@@ -74,6 +73,8 @@ class Summary(Callback):
         self.records.samples_per_second = float(earlier["samples_per_second"])
         shares = {key: value for key, value in earlier["loss"].items() if key != "weights"}
         self.records.shares = shares
+        self.records.alarms = dict(earlier.get("alarms", {}))
+        self.module.discriminator_steps = int(earlier["discriminator_steps"])
         checkpointing.last_step = int(earlier["generator_steps"])
         kept = {name: row for name, row in earlier["bicubic"].items() if name in same_sets}
         validation.bicubic = kept
