@@ -20,6 +20,7 @@ from srtrain.images import Picture, from_pillow, from_tensor, to_pillow, to_tens
 from srtrain.inference.receptive import Reach, measure
 from srtrain.inference.tiling import upscale_tiled
 from srtrain.inference.transparency import fill_hidden
+from srtrain.networks.heads import Band
 from srtrain.networks.loading import load_generator
 
 if TYPE_CHECKING:
@@ -100,6 +101,31 @@ class Upscaler:
         )
 
     @torch.no_grad()
+    def bands(self, image: Tensor, *, level: float | None = None) -> Band:
+        """The images between which the truth lies in ``level`` of the values, float32 in [0, 1].
+
+        ``level``: the model's own by default, for which it is calibrated. What the share means, and
+        what it does not: ``srtrain.metrics.coverage``.
+
+        Shapes: RGB (C, h, w) or (B, C, h, w), uint8 or float in [0, 1] -> two such, enlarged.
+        Raises: ConfigError if the model predicts a single image; ValueError for other levels of a
+            model of quantiles, and other shapes.
+        """
+        head = self.generator.head
+        if head is None:
+            raise ConfigError(
+                "this model predicts one image and no band",
+                fix="train experiment=quantile, gaussian_nll or laplace_nll",
+            )
+        if image.ndim not in (3, 4) or image.shape[-3] != 3:
+            raise ValueError(f"expected RGB (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
+        lr = to_float(image if image.ndim == 4 else image[None]).float()
+        _check_unit_range(lr.min().item(), lr.max().item(), str(image.dtype))
+        channels = self._upscale_once(lr, generator=self.generator.headless())
+        lower, upper = (b.clamp(0, 1) for b in head.interval(head.maps(channels), level))
+        return Band(lower, upper) if image.ndim == 4 else Band(lower[0], upper[0])
+
+    @torch.no_grad()
     def upscale_tensor(self, lr: Tensor, *, on_tile: Callable[[], None] | None = None) -> Tensor:
         """Shapes: lr float (B, 1 | 3, h, w) -> float32 (B, 1 | 3, H, W), clamped to [0, 1]."""
         gray = lr.shape[1] == 1
@@ -108,14 +134,21 @@ class Upscaler:
         sr = _over_flips_and_turns(colour, upscale) if self.self_ensemble else upscale(colour)
         return (sr.mean(dim=1, keepdim=True) if gray else sr).clamp_(0, 1)
 
-    def _upscale_once(self, lr: Tensor, *, on_tile: Callable[[], None] | None) -> Tensor:
+    def _upscale_once(
+        self,
+        lr: Tensor,
+        *,
+        generator: Generator | None = None,
+        on_tile: Callable[[], None] | None = None,
+    ) -> Tensor:
+        generator = generator or self.generator
         longest = max(lr.shape[-2:])
         tile = longest if self.tile == 0 else min(self.tile, longest)
         while True:
             # Whole images need no halo, so a network that is never cut is never probed.
             reach = self.reach if tile < longest else Reach(0, self.generator.multiple_of)
             try:
-                return upscale_tiled(self.generator, lr, tile=tile, halo=reach, on_tile=on_tile)
+                return upscale_tiled(generator, lr, tile=tile, halo=reach, on_tile=on_tile)
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or tile <= _SMALLEST_TILE:
                     raise

@@ -72,6 +72,16 @@ class Generator(nn.Module):
         sr = sr[..., : height * self.scale, : width * self.scale].to(lr.dtype)
         return sr if self.head is None else self.head.maps(sr)
 
+    def headless(self) -> Generator:
+        """The same network, whose ``forward`` gives all of its channels, unread."""
+        return Generator(
+            self.net,
+            scale=self.scale,
+            spec=self.spec,
+            multiple_of=self.multiple_of,
+            min_size=self.min_size,
+        )
+
     def _missing(self, size: int) -> int:
         wanted = max(size, self.min_size)
         return wanted + -wanted % self.multiple_of - size

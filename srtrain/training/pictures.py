@@ -1,4 +1,7 @@
-"""Small panels LR | bicubic | SR | HR with a zoomed detail, on disk and in the logger."""
+"""Small panels LR | bicubic | SR | HR with a zoomed detail, on disk and in the logger.
+
+Of a generator that predicts a band also lower | SR | upper | width.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,17 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
+from srtrain.metrics.coverage import POINTS, summary
 from srtrain.metrics.quality import psnr
 from srtrain.training.validation import all_ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
+    from srtrain.networks.heads import Band
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
     from srtrain.training.validation import Panel
@@ -32,8 +39,9 @@ class Pictures(Callback):
     """Draws the first ``max_images`` of each validation set after every validation.
 
     Each panel has two rows: the whole image, and the HR's busiest square enlarged ``zoom`` times.
-    On disk one file per image is kept (``samples/<set>_<name>.png``, the newest), so that a long
-    run cannot fill the disk; the logger keeps the history.
+    On disk one file per image is kept (``samples/<set>_<name>.png``, the newest, and
+    ``…_band.png`` where there is one), so that a long run cannot fill the disk; the logger keeps
+    the history.
     """
 
     def __init__(self, folder: RunFolder, *, max_images: int, zoom: int) -> None:
@@ -49,8 +57,7 @@ class Pictures(Callback):
         module: SupervisedSR = pl_module  # type: ignore[assignment]
         if trainer.global_step == 0:
             return
-        panels = module.validation.panels
-        drawn = dict(all_ranks([(f"{p.data}_{p.name}", draw(p, zoom=self.zoom)) for p in panels]))
+        drawn = dict(all_ranks([*self._draw(module.validation.panels)]))
         if not trainer.is_global_zero:
             return
         drawn = {_safe(name): drawn[name] for name in sorted(drawn)}
@@ -61,6 +68,13 @@ class Pictures(Callback):
             if log is not None and drawn:
                 for key, image in drawn.items():
                     log(f"samples/{key}", [image], step=trainer.global_step)
+
+    def _draw(self, panels: Iterable[Panel]) -> Iterator[tuple[str, Image.Image]]:
+        for panel in panels:
+            key = f"{panel.data}_{panel.name}"
+            yield key, draw(panel, zoom=self.zoom)
+            if panel.band is not None:
+                yield f"{key}_band", draw_band(panel, panel.band, zoom=self.zoom)
 
 
 def draw(panel: Panel, *, zoom: int) -> Image.Image:
@@ -73,8 +87,35 @@ def draw(panel: Panel, *, zoom: int) -> Image.Image:
         f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
         "HR": panel.hr,
     }
+    return _columns(columns, panel.hr, zoom=zoom)
+
+
+def draw_band(panel: Panel, band: Band, *, zoom: int) -> Image.Image:
+    """The band of one image; its width, mean over the colours, from black to the widest percent."""
+    lower, upper = (bound.clamp(0, 1) for bound in band)
+    width = (upper - lower).mean(0)
+    widest = max(float(summary(width)[-POINTS // 100]), 1 / 255)
+    columns = {
+        "lower bound": lower,
+        f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
+        "upper bound": upper,
+        f"width, white: {255 * widest:.0f} levels": _heat(width / widest),
+    }
+    return _columns(columns, panel.hr, zoom=zoom)
+
+
+def _heat(values: Tensor) -> Tensor:
+    """Shapes: (H, W), shown from 0 to 1 -> RGB (3, H, W)."""
+    from matplotlib import colormaps
+
+    coloured = colormaps["magma"](values.clamp(0, 1).numpy())[..., :3]
+    return torch.from_numpy(coloured).float().permute(2, 0, 1)
+
+
+def _columns(columns: Mapping[str, Tensor], hr: Tensor, *, zoom: int) -> Image.Image:
+    height, width = hr.shape[-2:]
     side = min(height, width, max(8, COLUMN // zoom))
-    top, left = _busiest(panel.hr, side)
+    top, left = _busiest(hr, side)
     whole_height = max(1, round(COLUMN * height / width))
     canvas = Image.new(
         "RGB",
