@@ -185,7 +185,9 @@ def _summary(
         bicubic={"a": {"psnr_y": 28.0}},
         metrics=SimpleNamespace(protocol={"border": 4}),
     )
-    records = SimpleNamespace(shares={"loss": {"pixel": 1.0}}, samples_per_second=12.3456)
+    records = SimpleNamespace(
+        shares={"loss": {"pixel": 1.0}}, alarms={}, samples_per_second=12.3456
+    )
     checkpointing = SimpleNamespace(
         last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
     )
@@ -212,6 +214,7 @@ def test_summary(folder: RunFolder) -> None:
         "bicubic": {"a": {"psnr_y": 28.0}},
         "protocol": {"border": 4},
         "loss": {"weights": {"pixel": 1.0}, "loss": {"pixel": 1.0}},
+        "alarms": {},
         "samples_per_second": 12.35,
     }
 
