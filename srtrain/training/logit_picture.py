@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from srtrain.training.alarms import WON
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 QUANTILES = (0.05, 0.5, 0.95)
 USEFUL = (0.55, 0.95)  # accuracy of a discriminator that the generator can learn from
 MOST = 1 << 16  # logits per picture: more change nothing one could see
-BINS = 60
+FEWEST_BINS, MOST_BINS = 16, 60
 REAL, MADE = "#0072b2", "#d55e00"  # blue and vermilion of Okabe & Ito: told apart by everyone
 
 
@@ -66,12 +68,15 @@ def _histogram(axes: Axes, real: Tensor, made: Tensor, *, step: int) -> None:
     low, high = (float(torch.quantile(both, level)) for level in (0.001, 0.999))
     margin = max(0.05 * (high - low), 1e-3)
     span = low - margin, high + margin
+    bins = min(MOST_BINS, max(FEWEST_BINS, math.isqrt(len(real))))
     for row, colour, name in ((real, REAL, "real"), (made, MADE, "made")):
-        values = row.clamp(*span).cpu().numpy()
-        axes.hist(values, bins=BINS, range=span, density=True, color=colour, alpha=0.55, label=name)
+        heights, edges = np.histogram(row.cpu().numpy(), bins=bins, range=span)
+        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.3)
+        axes.stairs(heights, edges, color=colour, linewidth=1.5, label=name)
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_title(f"logits at step {step}")
-    axes.set_xlabel("taken for made  < 0 <  taken for real")
+    axes.set_title(f"logits of one batch, step {step}")
+    axes.set_xlabel("← taken for made       taken for real →")
+    axes.locator_params(axis="x", nbins=6)
     axes.set_yticks([])
     axes.legend(frameon=False)
 
@@ -92,11 +97,13 @@ def _bands(axes: Axes, history: Sequence[Moment]) -> None:
 def _accuracies(axes: Axes, history: Sequence[Moment]) -> None:
     steps = [moment.step for moment in history]
     marker = "." if len(steps) == 1 else None
-    axes.axhspan(*USEFUL, color="0.9", label="useful")
+    axes.axhspan(*USEFUL, color="0.9", label=".55 to .95")
     axes.axhline(WON, color="0.4", linestyle=":", linewidth=1)
-    axes.plot(steps, [m.accuracy_real for m in history], color=REAL, marker=marker)
-    axes.plot(steps, [m.accuracy_made for m in history], color=MADE, marker=marker)
+    rows = {"real": [m.accuracy_real for m in history], "made": [m.accuracy_made for m in history]}
+    rows["both"] = [sum(pair) / 2 for pair in zip(rows["real"], rows["made"], strict=True)]
+    for (name, row), colour in zip(rows.items(), (REAL, MADE, "black"), strict=True):
+        axes.plot(steps, row, color=colour, marker=marker, label=name)
     axes.set_ylim(0, 1.02)
-    axes.set_title("D is right about")
+    axes.set_title("share of logits that are right")
     axes.set_xlabel("generator step")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower right", ncols=2)
