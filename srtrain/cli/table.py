@@ -26,6 +26,9 @@ COLUMNS = {
     "rtm": ("rtm", "{:.2f}"),
     "hf_ratio": ("hf_ratio", "{:.3f}"),
     "hf_truth": ("hf_truth", "{:.3f}"),
+    "coverage_raw": ("in raw band", "{:.1%}"),
+    "coverage": ("in band", "{:.1%}"),
+    "band_width": ("levels wide", "{:.1f}"),
 }
 
 
