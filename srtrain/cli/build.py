@@ -18,9 +18,7 @@ from srtrain.losses.adversarial import Adversarial
 from srtrain.losses.schedule import Ramp
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.metrics.image_metrics import ImageMetrics, smallest_side
-from srtrain.networks.build import build_generator, spec_of
-from srtrain.networks.discriminator import Discriminator
-from srtrain.networks.discriminators.build import build_discriminator
+from srtrain.networks.build import build_discriminator, build_generator, spec_of
 from srtrain.networks.transfer import discriminator_from, init_from
 from srtrain.perception.lpips import LPIPS
 from srtrain.training.bands import Bands
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
 
     from srtrain.data.datamodule import SRData
     from srtrain.losses.adversarial import Objective
+    from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
     from srtrain.training.loop import Callback, Logger, TrainerOptions
     from srtrain.training.records import Records
@@ -67,8 +66,7 @@ def make_discriminator(config: DictConfig, options: TrainerOptions) -> Discrimin
     spec = spec_of(node, group="discriminator")
     own_package = spec["_target_"].partition(".")[0]
     bf16 = options.lightning_precision != "32-true"
-    net = build_discriminator(spec, trust=[*config.trust, own_package])
-    return Discriminator(net, spec=spec, bf16=bf16)
+    return build_discriminator(spec, bf16=bf16, trust=[*config.trust, own_package])
 
 
 def load_initial_weights(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from srtrain.errors import ConfigError, StorageError
+from srtrain.networks.discriminator import Discriminator
 from srtrain.networks.generator import Generator, Spec
 from srtrain.networks.heads import Head
 
@@ -112,6 +113,24 @@ def build_generator(
         min_size=needs.min_size,
         head=reads,
     )
+
+
+def build_discriminator(
+    spec: Spec, *, bf16: bool = False, trust: Sequence[str] = ()
+) -> Discriminator:
+    """The discriminator of ``spec``, freshly initialised.
+
+    Raises: as ``build_generator``; ConfigError unless the network says, as ``receptive_field``,
+        how many pixels of a side one logit sees: generators do not.
+    """
+    net = build_network(spec, group="discriminator", trust=trust)
+    if not hasattr(net, "receptive_field"):
+        raise ConfigError(
+            f"{spec['_target_']} is no discriminator: it has no `receptive_field`",
+            where="discriminator._target_",
+            fix="choose discriminator=patchgan | unet | vgg",
+        )
+    return Discriminator(net, spec=spec, bf16=bf16)
 
 
 def build_head(spec: Spec, *, trust: Sequence[str] = ()) -> Head:
