@@ -45,7 +45,6 @@ class AdversaryWatch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From this step on; what was told before a resume is not told again."""
-        self._window.clear()
         self._line, self._step = self.records.latest, trainer.global_step
         self._told = {name: int(alarm["last_step"]) for name, alarm in self.records.alarms.items()}
 
@@ -85,9 +84,10 @@ class AdversaryWatch(Callback):
                 log("train/logits_fake", made, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history and the best LR-PSNR, for resuming."""
+        """The history, the last lines and the best LR-PSNR, for resuming."""
         rows = [[*m[:3], *m.real, *m.made] for m in self.history]
-        return {"history": rows, "best_lr_psnr": self.best_lr_psnr}
+        window = [[steps, means] for steps, means in self._window.lines]
+        return {"history": rows, "window": window, "best_lr_psnr": self.best_lr_psnr}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue an earlier history."""
@@ -95,6 +95,8 @@ class AdversaryWatch(Callback):
             Moment(step, real, made, tuple(bands[:3]), tuple(bands[3:]))
             for step, real, made, *bands in state_dict["history"]
         ]
+        for steps, means in state_dict["window"]:
+            self._window.add(steps, means)
         self.best_lr_psnr = float(state_dict["best_lr_psnr"])
 
     def _look(self, module: AdversarialSR, figures: dict[str, float], step: int) -> None:

@@ -35,28 +35,28 @@ class Window:
         if steps < 1:
             raise ValueError(f"steps = {steps} must be at least 1")
         self.steps = steps
-        self._lines: deque[tuple[int, Mapping[str, float]]] = deque()
+        self.lines: deque[tuple[int, dict[str, float]]] = deque()
 
     def add(self, steps: int, means: Mapping[str, float]) -> None:
         """One line: the means over ``steps`` steps; the oldest lines go."""
-        self._lines.append((steps, means))
-        while self._covered() - self._lines[0][0] >= self.steps:
-            self._lines.popleft()
+        self.lines.append((steps, dict(means)))
+        while self._covered() - self.lines[0][0] >= self.steps:
+            self.lines.popleft()
 
     def clear(self) -> None:
         """Begin again."""
-        self._lines.clear()
+        self.lines.clear()
 
     def means(self) -> dict[str, float] | None:
         """The mean of every figure, each line weighted by its steps."""
         covered = self._covered()
         if covered < self.steps:
             return None
-        names = self._lines[0][1]
-        return {name: sum(n * means[name] for n, means in self._lines) / covered for name in names}
+        names = self.lines[0][1]
+        return {name: sum(n * means[name] for n, means in self.lines) / covered for name in names}
 
     def _covered(self) -> int:
-        return sum(steps for steps, _ in self._lines)
+        return sum(steps for steps, _ in self.lines)
 
 
 def symptoms(means: Mapping[str, float], *, best_lr_psnr: float) -> Iterator[Alarm]:
