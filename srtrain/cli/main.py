@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "infer": ("srtrain.cli.infer", "upscale images: infer CKPT INPUT… -o OUT"),
     "check-data": ("srtrain.cli.check_data", "list all images that a training would stumble over"),
     "fetch-weights": ("srtrain.cli.fetch_weights", "fetch weights of VGG, LPIPS, DISTS; verified"),
+    "benchmark": ("srtrain.cli.benchmark", "what the parts of a training step cost"),
 }
 
 

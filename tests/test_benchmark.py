@@ -1,0 +1,68 @@
+"""``srtrain benchmark`` on tiny sizes: what it says, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from srtrain.cli import benchmark, paired
+from srtrain.cli.main import main
+from srtrain.cli.paired import Clock, Spread, over, take_turns
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_arms_take_turns_after_one_round_unmeasured() -> None:
+    order = ""
+
+    def work(name: str) -> None:
+        nonlocal order
+        order += name
+
+    arms = {name: lambda name=name: work(name) for name in "abc"}  # type: ignore[misc]
+    costs = take_turns(arms, rounds=3, clock=Clock(torch.device("cpu")))
+    assert order == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(found) for name, found in costs.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_shares_are_of_the_same_round() -> None:
+    """By hand: rounds at half speed move no share."""
+    costs = {"bare": [1.0, 2.0, 4.0], "more": [1.5, 3.0, 5.0]}
+    assert over(costs, "bare") == {"more": Spread(median=0.5, low=0.25, high=0.5)}
+
+
+def test_cpu_seconds_are_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([10.0, 12.5])
+    monkeypatch.setattr(paired.time, "process_time", lambda: next(ticks))
+    clock = Clock(torch.device("cpu"))
+    assert clock.cost(lambda: None) == 2.5
+    assert clock.unit == "CPU-s"
+
+
+def test_benchmark_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    file = tmp_path / "costs.json"
+    words = "--generator edsr_lite --scale 2 --batch 2 --lr-patch 8 --rounds 2 --steps 2"
+    try:
+        assert main(["benchmark", *words.split(), "--threads", "1", "--json", str(file)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert list(result["arms"]) == [benchmark.BARE, *benchmark.DEGRADATIONS]
+    assert (result["unit"], result["batch"], result["lr_patch"]) == ("CPU-s", 2, 8)
+    for name, arm in result["arms"].items():
+        assert len(arm["rounds"]) == 2
+        assert 0 < arm["low"] <= arm["median"] <= arm["high"]
+        assert (arm["beyond_bare"] is None) is (name == benchmark.BARE)
+    said = capsys.readouterr().out
+    assert "edsr_lite ×2, 2 patches of 8² LR pixels" in said
+    assert all(name in said for name in result["arms"])
+
+
+def test_an_unknown_degradation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "--degradation", "real_esgran"]) == 2
+    assert "real_esrgan" in capsys.readouterr().err
