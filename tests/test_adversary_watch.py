@@ -52,14 +52,19 @@ HEALTHY = {
     ],
 )
 def test_symptoms(changed: dict[str, float], expected: list[str]) -> None:
-    found = symptoms({**HEALTHY, **changed}, best_lr_psnr=41.0)
+    found = symptoms({**HEALTHY, **changed}, best_lr_psnr=41.0, settled=True)
     assert [alarm.name for alarm in found] == expected
+
+
+def test_a_young_discriminator_may_know_nothing() -> None:
+    coin = {**HEALTHY, "d_accuracy_real": 0.5, "d_accuracy_fake": 0.5}
+    assert not list(symptoms(coin, best_lr_psnr=41.0, settled=False))
 
 
 def test_blind_degradation_is_no_collapse() -> None:
     """Where the best LR-PSNR is 25 dB, 20 dB is no news and 18 dB is."""
     for consistent, expected in ((20.0, []), (18.0, ["collapse"])):
-        found = symptoms({**HEALTHY, "lr_psnr": consistent}, best_lr_psnr=25.0)
+        found = symptoms({**HEALTHY, "lr_psnr": consistent}, best_lr_psnr=25.0, settled=True)
         assert [alarm.name for alarm in found] == expected
 
 
@@ -81,7 +86,7 @@ def test_blind_degradation_is_no_collapse() -> None:
     ],
 )
 def test_alarms_name_figures_and_knob(changed: dict[str, float], figures: str, knob: str) -> None:
-    (alarm,) = symptoms({**HEALTHY, **changed}, best_lr_psnr=41.0)
+    (alarm,) = symptoms({**HEALTHY, **changed}, best_lr_psnr=41.0, settled=True)
     assert figures in alarm.says
     assert knob in alarm.says
     assert "\n" not in alarm.says

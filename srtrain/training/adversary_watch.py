@@ -66,7 +66,8 @@ class AdversaryWatch(Callback):
         means = self._window.means()
         if means is None:
             return
-        for alarm in symptoms(means, best_lr_psnr=self.best_lr_psnr):
+        settled = module.discriminator_steps >= 2 * self._window.steps
+        for alarm in symptoms(means, best_lr_psnr=self.best_lr_psnr, settled=settled):
             self._raise(alarm, step, speak=trainer.is_global_zero)
         self.best_lr_psnr = max(self.best_lr_psnr, means["lr_psnr"])
 

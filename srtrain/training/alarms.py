@@ -59,8 +59,10 @@ class Window:
         return sum(steps for steps, _ in self.lines)
 
 
-def symptoms(means: Mapping[str, float], *, best_lr_psnr: float) -> Iterator[Alarm]:
-    """The alarms that ``means`` over many steps give reason for; ``best_lr_psnr`` of this run.
+def symptoms(means: Mapping[str, float], *, best_lr_psnr: float, settled: bool) -> Iterator[Alarm]:
+    """The alarms that ``means`` over many steps give reason for.
+
+    ``best_lr_psnr`` is this run's; ``settled``: the discriminator has had time to learn something.
 
     ``WON``: a useful adversary is right about .55 to .95 of all logits. A calibrated one that is
     right about .98 puts typical logits beyond ±log(.98 / .02) = ±3.9, where the slope of
@@ -69,20 +71,19 @@ def symptoms(means: Mapping[str, float], *, best_lr_psnr: float) -> Iterator[Ala
     standard error of .01 (the logits of one image count as one): .52 is two of them.
 
     ``DRIFT``: 3 gray levels in one channel of a gray are ΔE*ab 1.1 to 2.6, and 2.3 is just
-    noticeable (Mahy et al. 1994). ``COLLAPSED``: at an LR-PSNR of 30 dB the LR image is off by 8
-    gray levels (RMS), which is another image and not another texture; ESRGAN keeps 39 dB, and nets
-    trained on MSE more. Blind degradations may start below that, hence also ``FALL``: twice the
-    error of the run's best.
+    noticeable (Mahy et al. 1994); a healthy run kept within 0.3. ``COLLAPSED``: at an LR-PSNR of
+    30 dB the LR image is off by 8 gray levels (RMS), which is another image and not another
+    texture; ESRGAN keeps 39 dB. Blind degradations may start below that, hence also ``FALL``:
+    twice the error of the run's best.
     """
     real, fake = (means[name] for name in ACCURACIES)
     right = f"right about {real:.1%} of the real and {fake:.1%} of the made"
     if (real + fake) / 2 > WON:
-        knob = (
-            "lower discriminator_optimizer.lr, set model.adaptive=true, or raise objective.r1_gamma"
-        )
+        knob = "lower discriminator_optimizer.lr, model.adaptive=true, or raise objective.r1_gamma"
         yield Alarm("discriminator won", f"it is {right} · {knob}")
-    elif (real + fake) / 2 < LOST:
-        knob = "raise discriminator_optimizer.lr, or lower loss.weights.adversarial"
+    elif settled and (real + fake) / 2 < LOST:
+        # A rate 1000 times too high ends as one too low: logits jump, then stay where they are.
+        knob = "raise discriminator_optimizer.lr; lower it if samples/logits.png shows jumps"
         yield Alarm("discriminator lost", f"no better than a coin, it is {right} · {knob}")
     consistent = means["lr_psnr"]
     if consistent < min(COLLAPSED, best_lr_psnr - FALL):
