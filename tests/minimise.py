@@ -37,7 +37,9 @@ def minimisers(loss: nn.Module, targets: Tensor) -> tuple[float, float]:
         low, high = targets.min().item() - 1.0, targets.max().item() + 1.0
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (middle, high) if is_left(slope_at(loss, middle, targets)) else (low, middle)
+            low, high = (
+                (middle, high) if is_left(slope_at(loss, middle, targets)) else (low, middle)
+            )
         return (low + high) / 2
 
     rounding = 1e-9

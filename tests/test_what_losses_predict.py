@@ -83,7 +83,9 @@ def test_discrete_law(case: Case) -> None:
 
 def test_every_configured_pixel_loss_is_here() -> None:
     terms = OmegaConf.load(ROOT / "conf/loss/terms.yaml").terms
-    configured = {term._target_.rpartition(".")[2] for name, term in terms.items() if "pixel" in name}
+    configured = {
+        term._target_.rpartition(".")[2] for name, term in terms.items() if "pixel" in name
+    }
     assert configured
     assert configured <= {type(case.loss).__name__ for case in DISCRETE}
 
