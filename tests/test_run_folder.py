@@ -79,6 +79,35 @@ def test_lock_names_its_holder_and_goes_with_it(folder: RunFolder) -> None:
         pass
 
 
+def _refuse(folder: RunFolder) -> None:
+    with pytest.raises(StorageError, match="no weights"), folder.locked():
+        raise StorageError("no weights")
+
+
+def test_a_refused_start_takes_its_new_folder_along(tmp_path: Path) -> None:
+    fresh = RunFolder(tmp_path / "runs" / "one")
+    fresh.create()
+    _refuse(fresh)
+    assert not fresh.path.exists()
+
+
+def test_a_refused_start_leaves_what_was_there(folder: RunFolder, tmp_path: Path) -> None:
+    again = RunFolder(folder.path)  # made by somebody else, empty as it is
+    again.create()
+    _refuse(again)
+    assert folder.checkpoints.is_dir()
+    begun = RunFolder(tmp_path / "runs" / "two")
+    begun.create()
+    begun.append_metrics(0, {"val/loss": 1.0})
+    _refuse(begun)
+    assert begun.metrics.is_file()
+    crashed = RunFolder(tmp_path / "runs" / "three")
+    crashed.create()
+    with pytest.raises(ZeroDivisionError), crashed.locked():
+        raise ZeroDivisionError
+    assert crashed.path.is_dir()  # for its error.log
+
+
 def test_lock_of_a_dead_process_is_free(folder: RunFolder) -> None:
     child = os.fork()
     if child == 0:

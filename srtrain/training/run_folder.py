@@ -7,10 +7,10 @@ import fcntl
 import io
 import os
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from srtrain.errors import ConfigError, StorageError
+from srtrain.errors import ConfigError, SrtrainError, StorageError
 from srtrain.files import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -33,9 +33,11 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.summary = path / "summary.json"
         self.config = path / "config.yaml"
+        self._new = False
 
     def create(self) -> None:
         """Make the folders and prove that they can be written to."""
+        self._new = not self.path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.samples.mkdir(exist_ok=True)
@@ -52,6 +54,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends.
 
+        A start that is refused takes its new folder along, so that sweeps leave none without a run.
+
         Raises: ConfigError naming the holder when another process has it.
         """
         with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
@@ -67,7 +71,19 @@ class RunFolder:
             stream.truncate(0)
             stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             stream.flush()
-            yield
+            try:
+                yield
+            except SrtrainError:
+                self._leave_nothing()
+                raise
+
+    def _leave_nothing(self) -> None:
+        lock = self.path / ".lock"
+        if self._new and not any(path.is_file() and path != lock for path in self.path.rglob("*")):
+            with suppress(OSError):  # a second process that came meanwhile
+                lock.unlink()
+                for folder in (self.checkpoints, self.samples, self.path):
+                    folder.rmdir()
 
     def write(self, path: Path, content: bytes) -> None:
         """Replace one file of the folder."""
