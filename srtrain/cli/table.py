@@ -57,22 +57,28 @@ def loss_table(
     gradient_ratios: Mapping[str, float],
     notes: Mapping[str, str],
 ) -> Table:
-    """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms."""
+    """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms; notes below.
+
+    A note is a sentence: in a column of its own it would be folded, or cut, in narrow terminals.
+    """
     table = Table(box=box.SIMPLE_HEAD, title="What each loss term counted", title_justify="left")
-    titles = "term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's", "note"
+    titles = "term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's"
     for title in titles:
-        table.add_column(title, justify="left" if title in {"term", "note"} else "right")
+        table.add_column(title, justify="left" if title == "term" else "right")
+    said = []
     for name, weight in weights.items():
         ratio = gradient_ratios.get(name)
         leads = ["leads the pixel terms"] if ratio is not None and ratio > 1 else []
+        if own := [*leads, *([notes[name]] if name in notes else [])]:
+            said.append(f"{name}: {' · '.join(own)}")
         table.add_row(
             name,
             f"{weight:g}",
             f"{latest.get(f'train/{name}', float('nan')):.6f}",
             f"{latest.get(f'train/share/{name}', float('nan')):.1%}",
             "1" if ratio is None else f"{ratio:.2f}",
-            " · ".join([*leads, *([notes[name]] if name in notes else [])]),
         )
+    table.caption, table.caption_justify = escape("\n".join(said)) or None, "left"
     return table
 
 
