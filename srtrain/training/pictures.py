@@ -87,7 +87,7 @@ def draw(panel: Panel, *, zoom: int) -> Image.Image:
         f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
         "HR": panel.hr,
     }
-    return _columns(columns, panel.hr, zoom=zoom)
+    return _columns(columns, panel.hr, zoom=zoom, marked=3)
 
 
 def draw_band(panel: Panel, band: Band, *, zoom: int) -> Image.Image:
@@ -101,7 +101,7 @@ def draw_band(panel: Panel, band: Band, *, zoom: int) -> Image.Image:
         "upper bound": upper,
         f"width, white: {255 * widest:.0f} levels": _heat(width / widest),
     }
-    return _columns(columns, panel.hr, zoom=zoom)
+    return _columns(columns, panel.hr, zoom=zoom, marked=1)
 
 
 def _heat(values: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ def _heat(values: Tensor) -> Tensor:
     return torch.from_numpy(coloured).float().permute(2, 0, 1)
 
 
-def _columns(columns: Mapping[str, Tensor], hr: Tensor, *, zoom: int) -> Image.Image:
+def _columns(columns: Mapping[str, Tensor], hr: Tensor, *, zoom: int, marked: int) -> Image.Image:
+    """Captions, whole images, and the HR's busiest square, outlined in column ``marked``."""
     height, width = hr.shape[-2:]
     side = min(height, width, max(8, COLUMN // zoom))
     top, left = _busiest(hr, side)
@@ -130,7 +131,7 @@ def _columns(columns: Mapping[str, Tensor], hr: Tensor, *, zoom: int) -> Image.I
         whole = _picture(image)
         corner = (left, top, left + side, top + side)
         detail = whole.crop(corner).resize((COLUMN, COLUMN), Image.Resampling.NEAREST)
-        if index == 3:
+        if index == marked:
             ImageDraw.Draw(whole).rectangle(corner, outline=(255, 64, 64), width=2)
         canvas.paste(whole.resize((COLUMN, whole_height), Image.Resampling.LANCZOS), (x, CAPTION))
         canvas.paste(detail, (x, CAPTION + whole_height + GAP))

@@ -1,0 +1,117 @@
+"""A run that predicts bands, from outside: figures, pictures, checkpoint, resuming, use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from srtrain import load_model
+from srtrain.errors import ConfigError
+from srtrain.files import read_json
+from srtrain.networks.storage import read_checkpoint
+from tests.training import cut_back, draw_sets, train, weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from srtrain.training.run_folder import RunFolder
+
+LIKELIHOODS = ["gaussian_nll", "laplace_nll"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_sets(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def quantile(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(images, tmp_path_factory.mktemp("runs") / "quantile", "experiment=quantile")
+
+
+def test_figures_and_pictures_of_the_band(quantile: RunFolder) -> None:
+    row = read_json(quantile.summary)["val"]["tiny"]
+    assert {"coverage_raw", "coverage", "band_width_raw", "band_width"} <= row.keys()
+    assert 0 < row["coverage"] <= 1
+    assert "coverage" not in read_json(quantile.summary)["bicubic"]["tiny"]
+    assert (quantile.samples / "tiny_image0_band.png").exists()
+
+
+def test_the_checkpoint_gives_the_median_and_its_band(quantile: RunFolder) -> None:
+    content = read_checkpoint(quantile.checkpoints / "step-000006.ckpt")
+    assert content["head"]["kwargs"] == {"taus": [0.05, 0.5, 0.95]}
+    assert content["calibration"]["images"] == 3
+    model = load_model(quantile.path, device="cpu")
+    image = torch.rand(3, 12, 9)
+    lower, upper = model.bands(image, level=0.9)
+    sr = model.upscale(image)
+    assert lower.shape == upper.shape == sr.shape == (3, 24, 18)
+    assert ((lower <= sr) & (sr <= upper)).all()
+    assert 0 <= lower.min() < upper.max() <= 1
+    model.tile = 5
+    for bound, tiled in zip((lower, upper), model.bands(image), strict=True):
+        torch.testing.assert_close(tiled, bound, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"band of 0\.5"):
+        model.bands(image, level=0.5)
+    with pytest.raises(ValueError, match="RGB"):
+        model.bands(image[:1])
+
+
+def test_the_kept_band_is_the_one_that_was_measured(quantile: RunFolder, images: Path) -> None:
+    """All three images calibrated it: together they hold 90 % in it, and what clipping adds."""
+    from srtrain.degradation.resize import Bicubic
+    from srtrain.images import read_rgb8
+
+    model = load_model(quantile.path, device="cpu")
+    held = []
+    for path in sorted((images / "val").glob("*.png")):
+        hr = torch.from_numpy(read_rgb8(path)).permute(2, 0, 1)[None].float() / 255
+        lower, upper = model.bands(Bicubic(scale=2)(hr, None))
+        held.append(float(((lower <= hr) & (hr <= upper)).float().mean()))
+    assert sum(held) / len(held) == pytest.approx(0.9, abs=0.005)
+
+
+def test_resumed_bands_are_the_same(quantile: RunFolder, images: Path, tmp_path: Path) -> None:
+    part = cut_back(quantile, tmp_path / "part", 4)
+    resumed = train(images, part.path, "experiment=quantile")
+    straight = weights(quantile, 6)
+    assert straight.keys() == weights(resumed, 6).keys()
+    assert all(torch.equal(value, straight[name]) for name, value in weights(resumed, 6).items())
+    ends = (read_checkpoint(run.checkpoints / "step-000006.ckpt") for run in (quantile, resumed))
+    before, after = (content["calibration"] for content in ends)
+    assert before == after
+
+
+def test_another_head_is_another_run(quantile: RunFolder, images: Path) -> None:
+    train(images, quantile.path, "experiment=gaussian_nll", "trainer.max_steps=9", code=2)
+
+
+@pytest.mark.parametrize("experiment", LIKELIHOODS)
+def test_likelihoods_train(experiment: str, images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path, f"experiment={experiment}", "trainer.max_steps=2")
+    assert read_json(run.summary)["val"]["tiny"]["band_width"] > 0
+    lower, upper = load_model(run.path, device="cpu").bands(torch.rand(3, 8, 8), level=0.5)
+    assert (lower < upper).all()
+
+
+@pytest.mark.parametrize("experiment", ["quantile", *LIKELIHOODS])
+def test_the_adversary_judges_the_point(experiment: str, images: Path, tmp_path: Path) -> None:
+    words = ["discriminator=patchgan_lite", "data.hr_patch_size=36", "trainer.max_steps=2"]
+    run = train(images, tmp_path, f"experiment={experiment}", *words)
+    summary = read_json(run.summary)
+    assert summary["discriminator_steps"] == 2
+    assert "coverage" in summary["val"]["tiny"]
+
+
+def test_models_of_one_image_have_no_band(images: Path, tmp_path: Path) -> None:
+    run = train(images, tmp_path, "trainer.max_steps=1")
+    assert not {"coverage", "coverage_raw"} & read_json(run.summary)["val"]["tiny"].keys()
+    assert not list(run.samples.glob("*_band.png"))
+    with pytest.raises(ConfigError, match="no band"):
+        load_model(run.path, device="cpu").bands(torch.rand(3, 8, 8))
+
+
+def test_a_network_of_one_image_is_refused(images: Path, tmp_path: Path) -> None:
+    train(images, tmp_path, "experiment=quantile", "generator=span", code=2)
