@@ -23,7 +23,7 @@ LAW = torch.tensor([0.2] * 12 + [0.5] * 5 + [0.9] * 2 + [8.0], dtype=torch.float
 
 
 def slope_at(loss: nn.Module, value: float, targets: Tensor) -> float:
-    """The derivative of ``loss(value everywhere, targets)`` with respect to ``value``, by autograd."""
+    """The derivative of ``loss(value everywhere, targets)`` by ``value``, from autograd."""
     constant = torch.tensor(value, dtype=torch.float64, requires_grad=True)
     loss(constant.expand_as(targets), targets).backward()
     assert constant.grad is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from srtrain.losses.distribution import GaussianNLL, LaplaceNLL, Pinball
 from srtrain.losses.pixel import Charbonnier, Huber, LogCosh, Quantile, SmoothL1
 from tests.conftest import ROOT
 from tests.minimise import LAW, minimiser, minimisers, slope_at, smooth_minimum
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LEVEL = 1 / 255
 
@@ -140,40 +145,71 @@ def test_nine_tenths_at_150(loss: nn.Module, level: float) -> None:
     assert minimiser(loss, SKEWED) * 255 == pytest.approx(level, abs=1e-3)
 
 
-# Likelihoods: a mean and a scale for each pixel, by torch's own and by the textbook.
+# Several maps: bands and likelihoods. One number per map, everywhere; targets as an RGB row.
 
 
-def gaussian_nll(parameters: Tensor, targets: Tensor) -> Tensor:
-    mean, log_variance = parameters
-    return nn.GaussianNLLLoss(eps=1e-12)(
-        mean.expand_as(targets), targets, log_variance.exp().expand_as(targets)
-    )
+def of_maps(loss: nn.Module, maps: Sequence[Tensor], targets: Tensor) -> Tensor:
+    output = torch.cat([value.expand(1, 3, 1, len(targets)) for value in maps], dim=1)
+    value: Tensor = loss(output, targets.expand(1, 3, 1, -1))
+    return value
 
 
-def laplace_nll(parameters: Tensor, targets: Tensor) -> Tensor:
-    centre, log_scale = parameters
-    return -torch.distributions.Laplace(centre, log_scale.exp()).log_prob(targets).mean()
+@pytest.mark.parametrize(
+    ("targets", "quantiles"),
+    [  # by hand: P is .60, .85, .95, 1; and half of -1, half of 1
+        (LAW, {0.05: 0.2, 0.5: 0.2, 0.9: 0.9, 0.97: 8.0}),
+        (BIMODAL, {0.05: -1.0, 0.45: -1.0, 0.95: 1.0}),
+    ],
+    ids=["law", "bimodal"],
+)
+def test_pinball_maps_are_quantiles(targets: Tensor, quantiles: dict[float, float]) -> None:
+    """Each map is moved alone; the others lie at their own answers."""
+    loss = Pinball(taus=list(quantiles))
+    answers = [torch.tensor(value).double() for value in quantiles.values()]
+    for index, answer in enumerate(answers):
+        for side in (-1e-3, 1e-3):
+            maps = [*answers[:index], answer + side, *answers[index + 1 :]]
+            assert of_maps(loss, maps, targets) > of_maps(loss, answers, targets) + 1e-6
 
 
-def test_gaussian_likelihood_of_two_modes_reports_their_distance() -> None:
-    """σ² = E(y - 0)² = 1, by hand: still no plausible pixel, but it says so."""
-    mean, log_variance = smooth_minimum(lambda p: gaussian_nll(p, BIMODAL), (0.3, 1.0))
-    assert (mean, math.exp(log_variance)) == pytest.approx((0, 1), abs=1e-6)
+@pytest.mark.parametrize(
+    ("targets", "mean", "variance"),
+    [  # by hand; the law's: Σ p y² - .735² = .024 + .0625 + .081 + 3.2 - .540225
+        (BIMODAL, 0.0, 1.0),  # still no plausible pixel, but it says so
+        (LAW, 0.735, 2.827275),
+    ],
+    ids=["bimodal", "law"],
+)
+def test_gaussian_likelihood_is_mean_and_variance(
+    targets: Tensor, mean: float, variance: float
+) -> None:
+    def nll(maps: Tensor) -> Tensor:
+        return of_maps(GaussianNLL(beta=0.0), [maps[0], maps[1].exp()], targets)
 
-
-def test_gaussian_likelihood_is_mean_and_variance_of_the_law() -> None:
-    """Variance by hand: Σ p y² - .735² = .024 + .0625 + .081 + 3.2 - .540225."""
-    mean, log_variance = smooth_minimum(lambda p: gaussian_nll(p, LAW), (0.0, 0.0))
-    assert (mean, math.exp(log_variance)) == pytest.approx((0.735, 2.827275), abs=1e-5)
+    found = smooth_minimum(nll, (0.3, 0.1))
+    assert (found[0], math.exp(2 * found[1])) == pytest.approx((mean, variance), abs=1e-5)
+    # Weights that are held fixed do not move the point where the gradient is zero.
+    maps = torch.tensor([mean, math.sqrt(variance)], dtype=torch.float64, requires_grad=True)
+    of_maps(GaussianNLL(beta=0.5), list(maps), targets).backward()
+    assert maps.grad.abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("centre", [-1.0, -0.4, 0.0, 1.0])
 def test_laplace_likelihood_of_two_modes_has_scale_1_wherever_between(centre: float) -> None:
     """b = E|y - m| = ((1 + m) + (1 - m)) / 2 = 1 for every m between, by hand."""
+    median = torch.tensor(centre, dtype=torch.float64)
     (log_scale,) = smooth_minimum(
-        lambda p: laplace_nll(torch.stack([torch.tensor(centre).double(), p[0]]), BIMODAL), (0.7,)
+        lambda maps: of_maps(LaplaceNLL(), [median, maps[0].exp()], BIMODAL), (0.7,)
     )
     assert math.exp(log_scale) == pytest.approx(1, abs=1e-6)
+
+
+def test_laplace_likelihood_of_the_law_is_median_and_deviation() -> None:
+    """Median .2; E|y - .2| = .25 · .3 + .10 · .7 + .05 · 7.8 = .535, by hand."""
+    answer = torch.tensor([0.2, 0.535], dtype=torch.float64)
+    best = of_maps(LaplaceNLL(), list(answer), LAW)
+    for shift in torch.tensor([[-1e-3, 0], [1e-3, 0], [0, -1e-3], [0, 1e-3]]).double():
+        assert of_maps(LaplaceNLL(), list(answer + shift), LAW) > best + 1e-7
 
 
 # Whole images: three equally likely ones, of which each shows one bright pixel elsewhere.
