@@ -163,3 +163,9 @@ def test_the_yaml_is_the_paper() -> None:
             else:
                 assert own == value, name
     assert (made.sinc_probability, made.sinc_first_probability) == (0.8, 0.5)
+
+
+@pytest.mark.parametrize("part", ["first", "source"])
+def test_null_takes_a_part_away(part: str) -> None:
+    words = ["degradation=real_esrgan", f"degradation.{part}=null"]
+    assert prepare(words).config.degradation[part] is None

@@ -12,6 +12,7 @@ from srtrain.config.schema import (
     COMPONENTS,
     EXTENSIBLE,
     OPEN,
+    OPTIONAL,
     TYPES,
     describe,
     matches,
@@ -141,7 +142,7 @@ def _check_known(
     if annotation is None and isinstance(default, Mapping):
         if isinstance(value, Mapping):
             yield from check_tree(value, reference, where=where, prefix=key)
-        elif not (value is None and _parent(key) in EXTENSIBLE):
+        elif not (value is None and (_parent(key) in EXTENSIBLE or key in OPTIONAL)):
             fix = f"set a key below it: {', '.join(f'{key}.{name}' for name in default)}"
             yield ConfigError(f"{key} is a group of keys", where=where(key), fix=fix)
         return

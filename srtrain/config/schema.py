@@ -87,6 +87,8 @@ EXTENSIBLE = frozenset({"loss.terms", "callbacks", "logger"})
 
 # Here null stands for a component that an experiment, or the user, may put in place.
 COMPONENTS = frozenset({"loss.head", "model.target"})
+# These, null takes away: one pass instead of two, plain photos instead of sharpened ones.
+OPTIONAL = frozenset({"degradation.first", "degradation.source"})
 
 # Keys of other trainers, and what says the same here.
 ALIASES = {
