@@ -53,6 +53,9 @@ def report(
     latest = {name: value for _, name, value in folder.read_metrics()}
     console.print()
     console.print(table.quality_table(summary["val"], summary["bicubic"]))
+    head = module.generator.head
+    if head is not None and summary["val"]:
+        console.print("\n".join(table.band_lines(summary["val"], head.calibration)), markup=False)
     if not any(name.startswith("lpips") for row in summary["val"].values() for name in row):
         hint = "srtrain fetch-weights lpips-squeeze, then metrics.lpips.net=squeeze"
         console.print(f"LPIPS was not measured: no net chosen ({hint})", style="dim")

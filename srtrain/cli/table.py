@@ -26,9 +26,6 @@ COLUMNS = {
     "rtm": ("rtm", "{:.2f}"),
     "hf_ratio": ("hf_ratio", "{:.3f}"),
     "hf_truth": ("hf_truth", "{:.3f}"),
-    "coverage_raw": ("in raw band", "{:.1%}"),
-    "coverage": ("in band", "{:.1%}"),
-    "band_width": ("levels wide", "{:.1f}"),
 }
 
 
@@ -49,6 +46,18 @@ def quality_table(val: Figures, bicubic: Figures) -> Table:
             ]
             table.add_row(data, label, *cells, style="bold" if label == "SR" else "dim")
     return table
+
+
+def band_lines(val: Figures, calibration: Mapping[str, float]) -> list[str]:
+    """What the bands of each set hold, as trained and calibrated on the other images."""
+    lines = []
+    for data, row in val.items():
+        held = [f"{row['coverage_raw']:.1%} as trained, {row['band_width_raw']:.1f} levels wide"]
+        if "coverage" in row:
+            wide = f"{row['band_width']:.1f} levels wide"
+            held.append(f"{row['coverage']:.1%} calibrated on the other images, {wide}")
+        lines.append(f"The {calibration['level']:.0%} band of {data} holds {'; '.join(held)}")
+    return lines
 
 
 def loss_table(
