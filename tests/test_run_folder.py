@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from srtrain.errors import ConfigError, StorageError
+from srtrain.errors import ConfigError, StorageError, Stopped
 from srtrain.files import read_json
 from srtrain.training.curves import plot_curves
 from srtrain.training.pictures import save_png
@@ -79,33 +79,33 @@ def test_lock_names_its_holder_and_goes_with_it(folder: RunFolder) -> None:
         pass
 
 
-def _refuse(folder: RunFolder) -> None:
-    with pytest.raises(StorageError, match="no weights"), folder.locked():
-        raise StorageError("no weights")
+def _fail(folder: RunFolder, error: BaseException) -> None:
+    with pytest.raises(type(error)), folder.locked():
+        raise error
 
 
-def test_a_refused_start_takes_its_new_folder_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [StorageError("no weights"), ZeroDivisionError()])
+def test_a_failed_start_takes_its_new_folder_along(error: Exception, tmp_path: Path) -> None:
     fresh = RunFolder(tmp_path / "runs" / "one")
     fresh.create()
-    _refuse(fresh)
+    _fail(fresh, error)
     assert not fresh.path.exists()
 
 
-def test_a_refused_start_leaves_what_was_there(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_failed_start_leaves_what_was_there(folder: RunFolder, tmp_path: Path) -> None:
     again = RunFolder(folder.path)  # made by somebody else, empty as it is
     again.create()
-    _refuse(again)
+    _fail(again, StorageError("no weights"))
     assert folder.checkpoints.is_dir()
     begun = RunFolder(tmp_path / "runs" / "two")
     begun.create()
     begun.append_metrics(0, {"val/loss": 1.0})
-    _refuse(begun)
+    _fail(begun, StorageError("no weights"))
     assert begun.metrics.is_file()
-    crashed = RunFolder(tmp_path / "runs" / "three")
-    crashed.create()
-    with pytest.raises(ZeroDivisionError), crashed.locked():
-        raise ZeroDivisionError
-    assert crashed.path.is_dir()  # for its error.log
+    stopped = RunFolder(tmp_path / "runs" / "three")
+    stopped.create()
+    _fail(stopped, Stopped(15))
+    assert stopped.path.is_dir()  # the command that continues it names it
 
 
 def test_lock_of_a_dead_process_is_free(folder: RunFolder) -> None:

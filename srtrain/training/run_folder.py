@@ -10,7 +10,7 @@ import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from srtrain.errors import ConfigError, SrtrainError, StorageError
+from srtrain.errors import ConfigError, StorageError
 from srtrain.files import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends.
 
-        A start that is refused takes its new folder along, so that sweeps leave none without a run.
+        A start that fails takes its new folder along: there is no run in it. (An ``error.log``
+        makes the folder again.)
 
         Raises: ConfigError naming the holder when another process has it.
         """
@@ -73,7 +74,7 @@ class RunFolder:
             stream.flush()
             try:
                 yield
-            except SrtrainError:
+            except Exception:
                 self._leave_nothing()
                 raise
 
