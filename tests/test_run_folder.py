@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from srtrain.errors import ConfigError, StorageError, Stopped
+from srtrain.errors import ConfigError, Stopped, StorageError
 from srtrain.files import read_json
 from srtrain.training.curves import plot_curves
 from srtrain.training.pictures import save_png
