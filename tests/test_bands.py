@@ -109,7 +109,10 @@ def test_likelihoods_train(experiment: str, images: Path, tmp_path: Path) -> Non
     assert (upper - lower).mean() > 1 / 255
 
 
-@pytest.mark.parametrize("experiment", ["quantile", *LIKELIHOODS])
+@pytest.mark.parametrize(
+    "experiment",
+    ["quantile", *(pytest.param(name, marks=pytest.mark.slow) for name in LIKELIHOODS)],
+)
 def test_the_adversary_judges_the_point(experiment: str, images: Path, tmp_path: Path) -> None:
     words = ["discriminator=patchgan_lite", "data.hr_patch_size=36", "trainer.max_steps=2"]
     run = train(images, tmp_path, f"experiment={experiment}", *words)
