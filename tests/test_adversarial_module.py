@@ -331,12 +331,15 @@ def test_a_term_may_compare_with_the_averaged_weights() -> None:
 
 
 def test_mixes_of_two_ranks_are_those_of_one() -> None:
-    def drawn(rank: int, ranks: int, count: int) -> Tensor:
-        device = torch.device("cpu")
-        return mixes(7, 3, rank=rank, ranks=ranks, count=count, device=device)
+    def drawn(rank: int, ranks: int, rows: int, parts: int) -> list[Tensor]:
+        examples = [Example(*[torch.zeros(rows // parts, 3, 8, 8)] * 3)] * parts
+        return list(mixes(7, 3, examples, rank=rank, ranks=ranks))
 
-    whole, halves = drawn(0, 1, 6), [drawn(rank, 2, 3) for rank in range(2)]
+    (whole,), split = drawn(0, 1, 6, 1), drawn(0, 1, 6, 2)
+    halves = [torch.cat(drawn(rank, 2, 3, 1)) for rank in range(2)]
     assert torch.equal(torch.stack(halves, dim=1).flatten(0, 1), whole)
+    assert [len(part) for part in split] == [3, 3]
+    assert torch.equal(torch.cat(split), whole)
     assert whole.shape == (6, 1, 1, 1)
     assert bool(((whole >= 0) & (whole < 1)).all())
 

@@ -25,6 +25,7 @@ from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError
 from srtrain.networks.storage import checkpoint_name
 from srtrain.ranks import rank
+from srtrain.training.afresh import adversary_afresh
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
 from srtrain.training.interrupt import Interrupt
@@ -174,10 +175,12 @@ def _files(
 
 
 def _restore(
-    run: Run, content: Mapping[str, Any], own: Mapping[str, Any], data: SRData, summary: Summary
+    run: Run, content: dict[str, Any], own: Mapping[str, Any], data: SRData, summary: Summary
 ) -> int:
     """Take over what the run had reached, unless that was another run; returns its step."""
     refuse_another(content, own, data, force=run.config.force)
+    if content.get("discriminator") != own["discriminator"]:
+        adversary_afresh(content, summary.module)
     step = int(content["step"])
     if step < run.options.max_steps:
         run.console.print(f"resumed from step {step} ({checkpoint_name(step)})")

@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from srtrain.networks.discriminators.spectral import advance
 from srtrain.training.examples import mixes
 from srtrain.training.honesty import honesty
-from srtrain.training.stepping import add_share, frozen, step_network
+from srtrain.training.stepping import add_share, frozen, optimized, step_network
 from srtrain.training.supervised import SupervisedSR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
+    from collections.abc import Callable, Sequence
 
     from srtrain.batch import Batch
     from srtrain.losses.adversarial import Objective
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
     from srtrain.training.examples import Augmentation, Example
+    from srtrain.training.stepping import MakeOptimizer, MakeScheduler
     from srtrain.training.validation import Validation
 
 MOMENTUM = 0.1  # of the accuracy's average: the last ten steps or so
@@ -33,11 +31,11 @@ MOMENTUM = 0.1  # of the accuracy's average: the last ten steps or so
 class AdversarialSR(SupervisedSR):
     """The supervised step, then one of a discriminator that tells ``sr`` from what is ``real``.
 
-    What the generator wants of the discriminator is a term of its ``loss``, like any other. Until
-    ``warmup_share`` of the steps it learns from ``pixel*`` terms alone. The discriminator learns
-    from step ``discriminator_start`` on; with ``adaptive`` it pauses while its average accuracy is
-    above ``adaptive_above``, at the price of waiting for the device once a step. ``real`` images
-    are the generator's ``target``, or ``hr`` as it is where that was sharpened.
+    What the generator wants of the discriminator is a term of its ``loss``. Until ``warmup_share``
+    of the steps it learns from ``pixel*`` terms alone. The discriminator learns from step
+    ``discriminator_start`` on; with ``adaptive`` it pauses while its average accuracy is above
+    ``adaptive_above``, at the price of waiting for the device. ``real`` images are the generator's
+    ``target``, or ``hr`` itself where that was sharpened.
     """
 
     accuracy: Tensor
@@ -49,11 +47,11 @@ class AdversarialSR(SupervisedSR):
         loss: WeightedSum,
         degradation: Callable[[Tensor, Tensor], Tensor],
         validation: Validation,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[..., LRScheduler],
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler,
         discriminator: Discriminator,
         objective: Objective,
-        discriminator_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        discriminator_optimizer: MakeOptimizer,
         downscale: Callable[[Tensor], Tensor],
         seed: int,
         target: Callable[[Tensor], Tensor] | None = None,
@@ -98,8 +96,7 @@ class AdversarialSR(SupervisedSR):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator, then one of the discriminator, on one global batch."""
-        examples = self.parts(batch)
-        step, learns = self.global_step, self.learns()
+        examples, step, learns = self.parts(batch), self.global_step, self.learns()
         with frozen(self.discriminator):
             made = self.train_generator(examples)
         self.train_discriminator(made, examples, step=step, learns=learns)
@@ -115,7 +112,9 @@ class AdversarialSR(SupervisedSR):
     ) -> None:
         """One step on all micro-batches, or a mere look at them; adds to ``step_values``."""
         values = dict[str, Tensor]()
-        for sr, example, mix in zip(made, examples, self.mixes(examples, step), strict=True):
+        of_rank = {"rank": self.global_rank, "ranks": self.trainer.world_size}
+        drawn = mixes(self.seed, step, examples, **of_rank)
+        for sr, example, mix in zip(made, examples, drawn, strict=True):
             hr = example.target if self.real == "target" else example.hr
             with torch.set_grad_enabled(learns):
                 fake, real = self.discriminator(sr), self.discriminator(hr)
@@ -128,37 +127,25 @@ class AdversarialSR(SupervisedSR):
             figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale)}
             figures |= zip(("d_accuracy_real", "d_accuracy_fake"), right, strict=True)
             add_share(values, figures, len(examples))
-        values["d_grad_norm"] = self.step_discriminator()
+        limit = self.discriminator_clip_norm
+        values["d_grad_norm"] = step_network(self, self.discriminator, number=1, clip_norm=limit)
         if learns:
             self.discriminator_steps += 1
             advance(self.discriminator)
         if self.adaptive_above is not None:
-            seen = (values["d_accuracy_real"] + values["d_accuracy_fake"]) / 2
-            seen = self.trainer.strategy.reduce(seen, reduce_op="mean")
-            self.accuracy.lerp_(seen, MOMENTUM)
+            seen = values["d_accuracy_real"].lerp(values["d_accuracy_fake"], 0.5)
+            self.accuracy.lerp_(self.trainer.strategy.reduce(seen, reduce_op="mean"), MOMENTUM)
         self.step_values |= values
 
     def penalty(self, *, hr: Tensor, sr: Tensor, mix: Tensor) -> Tensor | float:
         """What regularises the discriminator at this step of its own, in fp32."""
+        judge, step = self.discriminator.net, self.discriminator_steps
         with torch.autocast(hr.device.type, enabled=False):
-            penalty = self.objective.penalty(
-                self.discriminator.net, hr=hr, sr=sr, step=self.discriminator_steps, mix=mix
-            )
+            penalty = self.objective.penalty(judge, hr=hr, sr=sr, step=step, mix=mix)
         return 0.0 if penalty is None else penalty
-
-    def mixes(self, examples: Sequence[Example], step: int) -> Sequence[Tensor]:
-        """Where between ``sr`` and ``hr`` a penalty looks, keyed by rows of the global batch."""
-        count = sum(len(example.hr) for example in examples)
-        ranks, rank = self.trainer.world_size, self.global_rank
-        own = mixes(self.seed, step, rank=rank, ranks=ranks, count=count, device=self.device)
-        return own.chunk(len(examples))
-
-    def step_discriminator(self) -> Tensor:
-        """As ``step_generator``; without gradients only the schedule moves."""
-        limit = self.discriminator_clip_norm
-        return step_network(self, self.discriminator, number=1, clip_norm=limit)
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of each network, stepped by hand; the schedules are the same."""
-        judge = self.optimized(self.discriminator, self.make_discriminator_optimizer)
+        make, schedule = self.make_discriminator_optimizer, self.make_scheduler
+        judge = optimized(self.discriminator, make, schedule, max_steps=self.trainer.max_steps)
         return (*super().configure_optimizers(), judge)

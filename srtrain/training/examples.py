@@ -12,7 +12,7 @@ from srtrain.batch import Batch, to_float
 from srtrain.rng import generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 class Example(NamedTuple):
@@ -65,11 +65,13 @@ class Examples(nn.Module):
 
 
 def mixes(
-    seed: int, step: int, *, rank: int, ranks: int, count: int, device: torch.device
-) -> Tensor:
-    """(count, 1, 1, 1) in [0, 1): this rank's rows of what is drawn for the global batch.
+    seed: int, step: int, examples: Sequence[Example], *, rank: int, ranks: int
+) -> Sequence[Tensor]:
+    """(B, 1, 1, 1) in [0, 1) per micro-batch: this rank's rows of the global batch's draw.
 
     Row j of rank r is row ``j · ranks + r`` of all, as ``EndlessBatches`` deals them.
     """
+    count, device = sum(len(example.hr) for example in examples), examples[0].hr.device
     drawn = generator(seed, step, "mix").random((count * ranks, 1, 1, 1), dtype=np.float32)
-    return torch.from_numpy(drawn[rank::ranks].copy()).to(device, non_blocking=True)
+    own = torch.from_numpy(drawn[rank::ranks].copy()).to(device, non_blocking=True)
+    return own.chunk(len(examples))

@@ -10,10 +10,23 @@ from torch import nn
 from srtrain.training.strategy import average_gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lightning.pytorch import LightningModule
     from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+    MakeScheduler = Callable[..., LRScheduler]
+
+
+def optimized(
+    network: nn.Module, make: MakeOptimizer, schedule: MakeScheduler, *, max_steps: int
+) -> dict[str, Any]:
+    """The optimizer of one network and its schedule, as Lightning wants to hear of them."""
+    optimizer = make(p for p in network.parameters() if p.requires_grad)
+    return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, max_steps=max_steps)}
 
 
 def step_network(

@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from srtrain.training.ema import averaged_image
 from srtrain.training.examples import Augmentation, Example, Examples
-from srtrain.training.stepping import add_share, step_network
+from srtrain.training.stepping import add_share, optimized, step_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
+    from collections.abc import Callable, Mapping, Sequence
 
     from srtrain.batch import Batch
     from srtrain.losses.weighted_sum import WeightedSum
     from srtrain.networks.generator import Generator
+    from srtrain.training.stepping import MakeOptimizer, MakeScheduler
     from srtrain.training.validation import Validation
 
 
@@ -51,8 +49,8 @@ class SupervisedSR(LightningModule):
         loss: WeightedSum,
         degradation: Callable[[Tensor, Tensor], Tensor],
         validation: Validation,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[..., LRScheduler],
+        optimizer: MakeOptimizer,
+        scheduler: MakeScheduler,
         target: Callable[[Tensor], Tensor] | None = None,
         augment: Augmentation | None = None,
         accumulate: int = 1,
@@ -147,12 +145,5 @@ class SupervisedSR(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of each network, stepped by hand."""
-        return (self.optimized(self.generator, self.make_optimizer),)
-
-    def optimized(
-        self, network: nn.Module, make: Callable[[Iterable[nn.Parameter]], Optimizer]
-    ) -> dict[str, Any]:
-        """What Lightning wants to hear of one network."""
-        optimizer = make(p for p in network.parameters() if p.requires_grad)
-        scheduler = self.make_scheduler(optimizer, max_steps=self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        make, schedule = self.make_optimizer, self.make_scheduler
+        return (optimized(self.generator, make, schedule, max_steps=self.trainer.max_steps),)

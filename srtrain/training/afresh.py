@@ -1,0 +1,25 @@
+"""A run that is continued, by force, with another adversary than it was made with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srtrain.training.supervised import SupervisedSR
+
+GENERATOR = "generator."
+
+
+def adversary_afresh(content: dict[str, Any], module: SupervisedSR) -> None:
+    """Make a checkpoint's training state fit ``module``, whose discriminator starts afresh.
+
+    The generator goes on with its weights and moments; whatever else the module holds stays as it
+    was built. Both schedules stand at the same step.
+    """
+    state = content["train_state"]
+    kept = {k: v for k, v in state["state_dict"].items() if k.startswith(GENERATOR)}
+    built = {k: v for k, v in module.state_dict().items() if not k.startswith(GENERATOR)}
+    state["state_dict"] = {**kept, **built}
+    state["optimizer_states"] = state["optimizer_states"][:1]
+    state["lr_schedulers"] = state["lr_schedulers"][:1] * 2  # the second only if there are two
+    content["reached"]["discriminator_steps"] = 0
