@@ -13,6 +13,7 @@ from nbclient import NotebookClient
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SLOW = [pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:]]
 
 
 def test_there_are_notebooks() -> None:
@@ -27,7 +28,7 @@ def test_committed_without_output(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [NOTEBOOKS[0], *SLOW], ids=lambda path: path.stem)
 def test_executes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel of this interpreter; nbclient raises what any cell raises."""
     monkeypatch.setenv("SRTRAIN_NOTEBOOK_STEPS", "4")
