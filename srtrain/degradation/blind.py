@@ -99,18 +99,32 @@ class Blind(nn.Module):
         for side in hr.shape[-2:]:
             divisible_by(side, self.scale, "hr side (crop it to a multiple of the scale first)")
         numbers = sample.tolist()
-        whole_hr = torch.tensor([hr.shape[-2:]]).expand(len(hr), -1)
-        small = whole_hr // self.scale
         levels = settle_((hr if self.source is None else self.source(hr)).double() * 255.0)
-        sizes = whole_hr
+        small = levels.new_empty(*hr.shape[:2], *(side // self.scale for side in hr.shape[-2:]))
+        for rows in self._groups(numbers):
+            small[rows] = self._degrade(levels[rows], [numbers[row] for row in rows])
+        return small.div_(255.0).float()
+
+    def _groups(self, numbers: list[int]) -> list[list[int]]:
+        """The rows that the first pass enlarges, and the others: each on a canvas that fits."""
+        everything = list(range(len(numbers)))
+        if self.first is None:
+            return [everything]
+        larger = (self.first.zoom(self._uniforms(numbers, "first")) > 1).tolist()
+        groups = [[row for row in everything if larger[row] is kind] for kind in (False, True)]
+        return [rows for rows in groups if rows]
+
+    def _degrade(self, levels: Tensor, numbers: list[int]) -> Tensor:
+        """All passes: (B, 3, H, W) in levels -> whole levels (B, 3, H/s, W/s)."""
+        sizes = large = torch.tensor([levels.shape[-2:]]).expand(len(levels), -1)
+        small = large // self.scale
         if self.first is not None:
             drawn = self.first.draw(self._uniforms(numbers, "first"))
-            levels, sizes = self._pass(levels, sizes, drawn, numbers, "first", base=whole_hr)
+            levels, sizes = self._pass(levels, sizes, drawn, numbers, "first", base=large)
             levels = jpeg(levels, quality=drawn.quality, sizes=sizes)
         drawn = self.second.draw(self._uniforms(numbers, "second"))
         levels, sizes = self._pass(levels, sizes, drawn, numbers, "second", base=small)
-        levels = self._finish(levels, sizes, drawn.quality, numbers, small=small)
-        return whole(levels).div_(255.0).float()
+        return whole(self._finish(levels, sizes, drawn.quality, numbers, small=small))
 
     def _pass(
         self,

@@ -66,7 +66,8 @@ def _coded(plane: Tensor, table: Tensor) -> Tensor:
     step = table[:, None, None, None]
     coefficients = nearest(blocks.flatten(4) @ basis.T / step) * step
     decoded = (coefficients @ basis).unflatten(4, (_BLOCK, _BLOCK))
-    return nearest(decoded).clamp_(-128, 127).transpose(3, 4).flatten(4).flatten(2, 3)
+    pixels: Tensor = nearest(decoded).clamp_(-128, 127)
+    return pixels.transpose(3, 4).flatten(4).flatten(2, 3)
 
 
 def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
@@ -78,7 +79,8 @@ def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
 
 def _mixed(image: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
     weights = torch.tensor(matrix, dtype=image.dtype, device=image.device)
-    return (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
+    mixed: Tensor = (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
+    return mixed
 
 
 @functools.lru_cache(maxsize=8)

@@ -26,6 +26,8 @@ Range = Sequence[float]
 Weights = Mapping[str, float]
 
 NUM_UNIFORMS = 32  # of each sample and pass; a pass uses 19 of them
+_ZOOM = 2  # the first two are the zoom's
+_KINDS = ("up", "down", "keep")
 _SHAPES = ("iso", "aniso", "generalised_iso", "generalised_aniso", "plateau_iso", "plateau_aniso")
 _WIDE = 6  # radius from which a sinc kernel may cut deeper: 13 pixels
 
@@ -79,14 +81,13 @@ class Pass:
             if not isinstance(value, Mapping | float | int):
                 check_range(name, value)
         check_weights("kernel_weights", self.kernel_weights, _SHAPES)
-        check_weights("resize_weights", self.resize_weights, ("up", "down", "keep"))
+        check_weights("resize_weights", self.resize_weights, _KINDS)
         check_weights("resize_modes", self.resize_modes, MODES)
 
     def draw(self, uniforms: Tensor) -> Drawn:
         """Shapes: uniforms float64 (B, NUM_UNIFORMS) in [0, 1)."""
-        u = iter(uniforms.T)
+        zoom, u = self.zoom(uniforms), iter(uniforms.T[_ZOOM:])
         blurs = self._kernels(u)
-        zoom = self._zoom(u)
         modes = pick(next(u), self.resize_modes, MODES)
         noises = self._noises(u)
         quality = between(next(u), self.jpeg_quality).round()
@@ -116,9 +117,10 @@ class Pass:
         blurred = (next(u) < self.blur_probability)[:, None, None]
         return torch.where(blurred, kernels.trimmed(kernel, radius), kernels.identity(largest))
 
-    def _zoom(self, u: Iterator[Tensor]) -> Tensor:
+    def zoom(self, uniforms: Tensor) -> Tensor:
+        """Of ``draw`` the zoom alone, (B,)."""
         low, high = self.resize_range
-        kind, place = pick(next(u), self.resize_weights, ("up", "down", "keep")), next(u)
+        kind, place = pick(uniforms[:, 0], self.resize_weights, _KINDS), uniforms[:, 1]
         larger, smaller = between(place, (1.0, high)), between(place, (low, 1.0))
         return torch.where(kind == 0, larger, torch.where(kind == 1, smaller, 1.0))
 
