@@ -120,8 +120,7 @@ class AdversarialSR(SupervisedSR):
                 fake, real = self.discriminator(sr), self.discriminator(hr)
                 total = self.objective.discriminator(fake=fake, real=real)
             if learns:
-                penalty = self.penalty(hr=hr, sr=sr, mix=mix)
-                self.manual_backward((total + penalty) / len(examples))
+                self.manual_backward((total + self.penalty(hr=hr, sr=sr, mix=mix)) / len(examples))
             right = self.objective.accuracy(fake=fake, real=real)
             self.last_logits = real.detach(), fake.detach()
             figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale)}

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from srtrain.training.supervised import SupervisedSR
 
 GENERATOR = "generator."
+WATCH = "AdversaryWatch"
 
 
 def adversary_afresh(content: dict[str, Any], module: SupervisedSR) -> None:
@@ -22,4 +23,5 @@ def adversary_afresh(content: dict[str, Any], module: SupervisedSR) -> None:
     state["state_dict"] = {**kept, **built}
     state["optimizer_states"] = state["optimizer_states"][:1]
     state["lr_schedulers"] = state["lr_schedulers"][:1] * 2  # the second only if there are two
+    state["callbacks"].pop(WATCH, None)  # what it has seen was another game
     content["reached"]["discriminator_steps"] = 0
