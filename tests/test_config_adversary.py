@@ -215,6 +215,15 @@ def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -
     assert without == plain
 
 
+@pytest.mark.parametrize(
+    ("word", "weight"),
+    [("", 0.005), ("loss.terms.perceptual.features=imagenet", 1), ("loss.weights.perceptual=2", 2)],
+)
+def test_a_published_coefficient_is_of_the_published_features(word: str, weight: float) -> None:
+    words = ["experiment=esrgan", "budget=smoke", *([word] if word else [])]
+    assert prepare(words).config.loss.weights.perceptual == weight
+
+
 def test_typos_and_bad_combinations_are_told_together() -> None:
     words = {
         "discriminator=patchgn": "did you mean discriminator=patchgan?",
