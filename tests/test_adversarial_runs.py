@@ -64,7 +64,7 @@ def _rows(folder: RunFolder) -> list[tuple[int, str, float]]:
 @pytest.mark.parametrize(
     "chosen",
     [
-        ["experiment=srgan"],
+        pytest.param(["experiment=srgan"], marks=pytest.mark.slow),
         ["experiment=mse_plus_perceptual", "discriminator=patchgan", "discriminator.n_layers=1"],
     ],
     ids=lambda chosen: chosen[0],
@@ -114,6 +114,7 @@ def test_halves_of_a_batch_change_nothing(
     _close(folder, straight)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one(
     images: Path, straight: RunFolder, tmp_path: Path, run_srtrain: Callable[..., Finished]
 ) -> None:
@@ -136,7 +137,7 @@ def _close(folder: RunFolder, expected: RunFolder) -> None:
     assert any("discriminator" in name and name.endswith(".weight") for name in moved)
 
 
-@pytest.mark.parametrize(("workers", "step"), [(0, 4), (2, 2)])
+@pytest.mark.parametrize(("workers", "step"), [(0, 4), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_resume_is_the_uninterrupted_run(
     workers: int, step: int, images: Path, straight: RunFolder, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_finished_run_knows_its_discriminators_steps(
     assert read_json(folder.summary)["discriminator_steps"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -193,6 +195,7 @@ def test_another_adversary_is_another_run_unless_forced(
     assert read_json(folder.summary)["discriminator_steps"] == judged[other[0]]
 
 
+@pytest.mark.slow
 def test_a_supervised_run_is_joined_by_an_adversary_when_forced(
     images: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_supervised_run_is_joined_by_an_adversary_when_forced(
     assert (summary["generator_steps"], summary["discriminator_steps"]) == (6, 2)
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_discriminator_too(
     images: Path, straight: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +222,7 @@ def test_init_from_takes_the_discriminator_too(
     assert "the discriminator starts afresh: the file's is " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_pixels_first_then_the_rest(images: Path, tmp_path: Path) -> None:
     """A term that begins between two lines is averaged over the steps that had it."""
     extra = ("model.warmup_share=0.5", "trainer.log_every_n_steps=2", "data.num_workers=0")
