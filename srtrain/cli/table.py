@@ -66,12 +66,13 @@ def loss_table(
     gradient_ratios: Mapping[str, float],
     notes: Mapping[str, str],
 ) -> Table:
-    """Coefficient, raw value, share of the loss, gradient ratio to the pixel terms; notes below.
+    """Coefficient, raw value, shares of loss and gradient, ratio to the pixel terms; notes below.
 
-    A note is a sentence: in a column of its own it would be folded, or cut, in narrow terminals.
+    Gradients at the output are measured more rarely than the rest: the latest figures. A note is a
+    sentence: in a column of its own it would be folded, or cut, in narrow terminals.
     """
     table = Table(box=box.SIMPLE_HEAD, title="What each loss term counted", title_justify="left")
-    titles = "term", "coefficient", "raw value", "share of loss", "gradient ÷ pixel's"
+    titles = "term", "coefficient", "raw value", "share of loss", "of gradient", "÷ pixel's"
     for title in titles:
         table.add_column(title, justify="left" if title == "term" else "right")
     said = []
@@ -85,7 +86,8 @@ def loss_table(
             f"{weight:g}",
             f"{latest.get(f'train/{name}', float('nan')):.6f}",
             f"{latest.get(f'train/share/{name}', float('nan')):.1%}",
-            "1" if ratio is None else f"{ratio:.2f}",
+            f"{latest.get(f'train/gradient_share/{name}', float('nan')):.1%}",
+            f"{ratio:.2f}" if ratio is not None else "1" if name.startswith("pixel") else "-",
         )
     table.caption, table.caption_justify = escape("\n".join(said)) or None, "left"
     return table
