@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -114,10 +114,15 @@ class Watch(Callback):
         self.weights.append({name: value.clone() for name, value in state.items()})
 
 
-def fit(module: AdversarialSR, steps: int, *callbacks: Callback) -> Watch:
+def fit(
+    module: AdversarialSR,
+    steps: int,
+    *callbacks: Callback,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Watch:
     watch = Watch()
     trainer = make_trainer(
-        TrainerOptions(max_steps=steps, accelerator="cpu"),
+        TrainerOptions(max_steps=steps, accelerator="cpu", precision=precision),
         run_dir=Path(),
         callbacks=[*callbacks, watch],
         loggers=[],
@@ -352,3 +357,26 @@ def test_the_discriminator_judges_in_bf16_where_the_generator_does() -> None:
         judge.bf16 = True
         assert judge(image).dtype == torch.bfloat16
     assert judge.receptive_field == 16
+
+
+@pytest.mark.parametrize("norm", ["spectral", "none"])
+def test_both_networks_learn_the_same_in_bf16(norm: str) -> None:
+    """Autocast keeps the bf16 copies of weights: one made while they are frozen has no gradient."""
+    moved = []
+    for precision in ("fp32", "bf16"):
+        module = make(norm=norm, accumulate=2, weights={"adversarial": 1.0})
+        module.discriminator.bf16 = precision == "bf16"
+        before = copy.deepcopy(module)
+        fit(module, 1, precision=precision)
+        moved.append(
+            [
+                torch.cat([g.flatten() for g in each])
+                for each in (
+                    gradients(module.generator, before.generator, lr=0.125),
+                    gradients(module.discriminator, before.discriminator, lr=0.25),
+                )
+            ]
+        )
+    for exact, rounded in zip(*moved, strict=True):
+        assert float(torch.cosine_similarity(exact, rounded, dim=0)) > 0.99
+        assert float(rounded.norm() / exact.norm()) == pytest.approx(1, abs=0.05)
