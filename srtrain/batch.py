@@ -13,7 +13,8 @@ class Batch(TypedDict):
 
     ``hr`` (B, 3, H, W) and, for paired data, ``lr`` (B, 3, H / scale, W / scale): uint8 from the
     loader, float in [0, 1] on the device. ``sample`` int64 (B,): the number of each sample in the
-    run, from which every random choice about it is drawn. ``name``: where it came from.
+    run, from which every random choice about it is drawn; it stays on the CPU. ``name``: where it
+    came from.
     """
 
     hr: Tensor

@@ -51,6 +51,15 @@ def _at(data: SRData, *, step: int = 0, rank: int = 0, world_size: int = 1) -> S
     return data
 
 
+def test_sample_numbers_stay_on_the_cpu(tmp_path: Path) -> None:
+    data = _data(tmp_path)
+    batch = next(iter(data.train_dataloader()))
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved["hr"].device.type == "meta"
+    assert moved["sample"] is batch["sample"]
+    assert moved["name"] == batch["name"]
+
+
 def _samples(batches: list[Any]) -> dict[int, tuple[bytes, str]]:
     return {
         int(sample): (hr.numpy().tobytes(), name)

@@ -87,7 +87,7 @@ class Step:
         self.lr = Bicubic(scale=options.scale)(self.hr).contiguous(memory_format=layout)
         self.generator = generator.to(device).to(memory_format=layout)
         self.optimizer = torch.optim.Adam(generator.parameters(), lr=1e-4)
-        self.samples = torch.arange(options.batch, device=device)
+        self.samples = torch.arange(options.batch)  # on the CPU, as a run's are
         self.bf16 = device.type == "cuda"
 
     def run(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
     from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     from srtrain.batch import Batch
@@ -173,6 +174,17 @@ class SRData(lightning.LightningDataModule):
             )
             for images in self.val_images.values()
         ]
+
+    def transfer_batch_to_device(
+        self,
+        batch: Any,  # noqa: ANN401 - Lightning's
+        device: torch.device,
+        dataloader_idx: int,
+    ) -> dict[str, Any]:
+        """All but ``sample``: reading it back would make every step wait for the last one's end."""
+        images = {name: value for name, value in batch.items() if name != "sample"}
+        moved = super().transfer_batch_to_device(images, device, dataloader_idx)
+        return {**moved, "sample": batch["sample"]}
 
     def _open(self, source: Source, *, smallest: int) -> ImageSet:
         images = open_images(

@@ -14,7 +14,7 @@ from srtrain.checks import divisible_by, image_batch
 from srtrain.degradation import kernels
 from srtrain.degradation.blur import blur
 from srtrain.degradation.jpeg import jpeg
-from srtrain.degradation.levels import settle_, whole
+from srtrain.degradation.levels import beside, settle_, whole
 from srtrain.degradation.noise import add_noise_
 from srtrain.degradation.parameters import (
     NUM_UNIFORMS,
@@ -53,7 +53,7 @@ class Blind(nn.Module):
 
     Unlike the original: samples of a batch differ in sizes, modes and noise (it draws those once a
     batch, and mixes batches in a pool); resizing maps borders to borders (its ``scale_factor`` with
-    rounded sizes shifts by up to 1 %); JPEG rounds as files do.
+    rounded sizes shifts by up to a pixel of the result); JPEG rounds as files do.
 
     Source: Wang et al. 2021, Real-ESRGAN.
     """
@@ -93,6 +93,8 @@ class Blind(nn.Module):
     def forward(self, hr: Tensor, sample: Tensor) -> Tensor:
         """Shapes: hr float (B, 3, H, W) in [0, 1], sample (B,) -> float32 (B, 3, H/s, W/s).
 
+        ``sample`` had better be on the CPU: nothing else here waits for the device.
+
         Raises: ValueError if the scale does not divide HR's sides.
         """
         image_batch(hr, "hr")
@@ -102,7 +104,8 @@ class Blind(nn.Module):
         levels = settle_((hr if self.source is None else self.source(hr)).double() * 255.0)
         small = levels.new_empty(*hr.shape[:2], *(side // self.scale for side in hr.shape[-2:]))
         for rows in self._groups(numbers):
-            small[rows] = self._degrade(levels[rows], [numbers[row] for row in rows])
+            index = beside(torch.tensor(rows), levels)
+            small[index] = self._degrade(levels[index], [numbers[row] for row in rows])
         return small.div_(255.0).float()
 
     def _groups(self, numbers: list[int]) -> list[list[int]]:
@@ -153,8 +156,7 @@ class Blind(nn.Module):
         u = iter(self._uniforms(numbers, "last").T)
         modes = pick(next(u), self.resize_modes, MODES)
         sinc = self._sinc(u)
-        sinc_first = (next(u) < self.sinc_first_probability)[:, None, None, None]
-        sinc_first = sinc_first.to(levels.device)
+        sinc_first = beside(next(u) < self.sinc_first_probability, levels)[:, None, None, None]
         levels = torch.where(sinc_first, levels, jpeg(levels, quality=quality, sizes=sizes))
         levels = resample(levels, sizes=sizes, new_sizes=small, modes=modes)
         levels = blur(levels, sinc, sizes=small)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from srtrain.degradation.levels import mirrored, settle_, take
+from srtrain.degradation.levels import beside, mirrored, settle_, take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,12 @@ def blur(levels: Tensor, kernels: Tensor, *, sizes: Tensor) -> Tensor:
     """
     radius = kernels.shape[-1] // 2
     height, width = levels.shape[-2:]
-    sizes = sizes.to(levels.device)
+    sizes, kernels = beside(sizes, levels), beside(kernels, levels)
     shape = tuple(_good_length(side + 2 * radius) for side in (height, width))
     rows = mirrored(sizes[:, 0], before=radius, count=shape[0])
     columns = mirrored(sizes[:, 1], before=radius, count=shape[1])
     spectrum = torch.fft.rfft2(take(levels, rows, columns))
-    spectrum *= torch.fft.rfft2(kernels.to(levels.device), s=shape)[:, None]
+    spectrum *= torch.fft.rfft2(kernels, s=shape)[:, None]
     # Where the kernel wraps around lies before the first pixel that is wanted.
     blurred = torch.fft.irfft2(spectrum, s=shape)[..., 2 * radius :, 2 * radius :]
     return settle_(blurred[..., :height, :width])

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srtrain.degradation.levels import clamped, nearest, take, whole
+from srtrain.degradation.levels import beside, clamped, constant, nearest, take, whole
 
 _BLOCK = 8
 _LUMA = (
@@ -41,9 +41,8 @@ def jpeg(levels: Tensor, *, quality: Tensor, sizes: Tensor) -> Tensor:
 
     Shapes: levels float64 (B, 3, H, W), sizes (B, 2) -> whole levels, as ``levels``.
     """
-    device = levels.device
     height, width = levels.shape[-2:]
-    sizes, quality = sizes.to(device), quality.to(device)
+    sizes, quality = beside(sizes, levels), beside(quality, levels)
     units = [-(-side // (2 * _BLOCK)) * 2 * _BLOCK for side in (height, width)]
     rows, columns = (clamped(sizes[:, axis], count=n) for axis, n in enumerate(units))
     # 128 is subtracted from Y before the transform; Cb and Cr are centred on 0 to begin with.
@@ -73,13 +72,14 @@ def _coded(plane: Tensor, table: Tensor) -> Tensor:
 def _table(base: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
     """Quantisation steps as libjpeg scales them: (B,) -> (B, 64)."""
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    steps = torch.tensor(base, dtype=torch.float64, device=quality.device).flatten()
+    steps = constant(base, quality.device).flatten()
     return ((steps * percent[:, None] + 50) / 100).floor().clamp(1, 255)
 
 
 def _mixed(image: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    weights = torch.tensor(matrix, dtype=image.dtype, device=image.device)
-    mixed: Tensor = (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
+    mixed: Tensor = (constant(matrix, image.device) @ image.flatten(2)).unflatten(
+        2, image.shape[2:]
+    )
     return mixed
 
 

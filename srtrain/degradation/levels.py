@@ -10,8 +10,12 @@ Samples of a batch differ in size: each lies in the top left corner of a common 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+
+Numbers = tuple[float, ...]
 
 GRID = 256.0
 _TIE = 1e-6  # far above summation error (1e-10), far below the next value that is not a tie
@@ -30,6 +34,18 @@ def whole(levels: Tensor) -> Tensor:
 def nearest(values: Tensor) -> Tensor:
     """The nearest whole number, half up."""
     return values.add(0.5 + _TIE).floor_()
+
+
+def beside(drawn: Tensor, levels: Tensor) -> Tensor:
+    """What was drawn on the CPU on the device of ``levels``; the CPU does not wait for it."""
+    return drawn.to(levels.device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: Numbers | tuple[Numbers, ...], device: torch.device) -> Tensor:
+    """``values`` as float64, made once for each device."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float64).to(device)
 
 
 def mirrored(length: Tensor, *, before: int, count: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from srtrain.degradation.levels import settle_, whole
+from srtrain.degradation.levels import constant, settle_, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,8 +65,7 @@ def poisson_field(levels: Tensor, *, gray: bool, stream: torch.Generator) -> Ten
     Shapes: levels (3, h, w) -> (1 if gray else 3, h, w).
     """
     if gray:
-        weights = torch.tensor(_GRAY, dtype=levels.dtype, device=levels.device)
-        levels = torch.einsum("c,chw->hw", weights, levels)[None]
+        levels = torch.einsum("c,chw->hw", constant(_GRAY, levels.device), levels)[None]
     clean = whole(levels)
     seen = torch.zeros(256, dtype=levels.dtype, device=levels.device)
     seen[clean.flatten().long()] = 1.0

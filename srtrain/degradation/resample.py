@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from srtrain.degradation.levels import settle_
+from srtrain.degradation.levels import beside, settle_
 
 MODES = ("area", "bilinear", "bicubic")
 _AREA, _BILINEAR = 0, 1
@@ -20,10 +20,9 @@ def resample(levels: Tensor, *, sizes: Tensor, new_sizes: Tensor, modes: Tensor)
     Shapes: levels float64 (B, C, H, W), sizes and new_sizes (B, 2), modes (B,), index into MODES
     -> (B, C, H', W') where H', W' are the largest new sizes.
     """
-    device = levels.device
     height, width = levels.shape[-2:]
     tall, wide = (int(side) for side in new_sizes.amax(0))
-    old, new, modes = sizes.to(device), new_sizes.to(device), modes.to(device)
+    old, new, modes = (beside(drawn, levels) for drawn in (sizes, new_sizes, modes))
     rows = _matrices(old[:, 0], new[:, 0], modes, shape=(tall, height))
     columns = _matrices(old[:, 1], new[:, 1], modes, shape=(wide, width))
     return settle_(rows[:, None] @ levels @ columns[:, None].mT)
