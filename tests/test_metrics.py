@@ -22,9 +22,9 @@ from srtrain.errors import DivergedError
 from srtrain.metrics.consistency import lr_psnr
 from srtrain.metrics.frequency import hf_ratio, hf_truth, high_band
 from srtrain.metrics.image_metrics import ImageMetrics
-from srtrain.metrics.lpips import LPIPS
 from srtrain.metrics.mean_meter import bias, rtm, rtm_sums
 from srtrain.metrics.quality import psnr, round8, shave, ssim
+from srtrain.perception.lpips import LPIPS
 
 
 def whole_photo(name: str) -> Tensor:
