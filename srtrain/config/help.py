@@ -39,7 +39,7 @@ KEYS: tuple[tuple[str, str, str], ...] = (
     ("data.hr_patch_size", "data/folder", ""),
     ("data.batch_size", "data/folder", ""),
     ("optimizer.lr", "", "learning rate"),
-    ("discriminator_optimizer.lr", "", "learning rate of the discriminator; the generator's"),
+    ("discriminator_optimizer.lr", "", "learning rate of the discriminator"),
     ("trainer.max_steps", "trainer/default", ""),
     ("trainer.devices", "", "how many devices; more than one with trainer=ddp"),
     ("trainer.accumulate", "trainer/default", ""),

@@ -1,4 +1,7 @@
-"""``discriminator=none`` on an adversarial experiment: what it says about the adversary is moot."""
+"""Without a discriminator, what a budget says about the adversary is moot.
+
+After ``discriminator=none`` on an adversarial experiment, so is what the experiment says.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,31 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from srtrain.config.groups import Groups
     from srtrain.config.reference import Sources
 
 GROUPS = ("discriminator", "objective", "discriminator_optimizer")
 SCHEDULE = "loss.schedule.adversarial"
+BUDGETS = frozenset({"budget"})
+SETTERS = frozenset({"budget", "experiment"})
 
 
-def without_adversary(origin: Sources, groups: Groups, config: DictConfig) -> Sources:
-    """``origin`` without what its files set of an adversary; taken from ``config`` as well."""
+def without_adversary(
+    origin: Sources, groups: Groups, config: DictConfig, *, of: Collection[str]
+) -> Sources:
+    """``origin`` without what its files in groups ``of`` set of an adversary; nor ``config``."""
     adversarial = groups.read("model", "adversarial")
     own = adversarial.values["model"] if adversarial else {}
     moot = {*GROUPS, SCHEDULE, *(f"model.{name}" for name in own if name != "_target_")}
     for key in sorted(moot):
         _drop(config, key)
-    setters = tuple(replace(file, values=_pruned(file.values, moot)) for file in origin.setters)
-    return replace(origin, setters=setters)
+    setters = (
+        replace(file, values=_pruned(file.values, moot)) if file.path.parent.name in of else file
+        for file in origin.setters
+    )
+    return replace(origin, setters=tuple(setters))
 
 
 def _drop(config: DictConfig, key: str) -> None:

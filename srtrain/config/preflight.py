@@ -19,7 +19,7 @@ from srtrain.config.facts import Facts
 from srtrain.config.groups import Groups
 from srtrain.config.keys import Reference, check_component, check_tree
 from srtrain.config.location import conf_dir
-from srtrain.config.moot import without_adversary
+from srtrain.config.moot import BUDGETS, SETTERS, without_adversary
 from srtrain.config.options import check_options, implied_words, switched_off
 from srtrain.config.problems import refuse
 from srtrain.config.reference import Sources, sources, with_schedules
@@ -56,8 +56,9 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
         written += implied
         config, choices = _compose(parsed, implied, groups, config_dirs, problems)
         origin = sources(groups, choices)
-        if switched_off(parsed, groups):
-            origin = without_adversary(origin, groups, config)
+        if choices.get("discriminator") == "none":
+            moot = SETTERS if switched_off(parsed, groups) else BUDGETS
+            origin = without_adversary(origin, groups, config, of=moot)
         reference = Reference(with_schedules(origin.tree, _terms(config)), _terms(config))
         problems += _check_files(origin, reference, groups)
         _drop_headless(config, reference)
