@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from srtrain.errors import ConfigError
 from srtrain.networks.build import build_generator
 from srtrain.networks.edsr import EDSR, EDSRLite, SRResNet
-from srtrain.networks.generator import Spec
 from srtrain.networks.heads import ROUNDING, GaussianHead, Head, LaplaceHead, Quantiles
 from srtrain.networks.loading import load_generator
+from srtrain.networks.spec import Spec
 from srtrain.networks.storage import write_checkpoint
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from srtrain.inference.run import Job, plan, run
 from srtrain.inference.transparency import fill_hidden
 from srtrain.inference.upscaler import Upscaler, load_model, pick_device
 from srtrain.networks.edsr import EDSRLite
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
+from srtrain.networks.spec import Spec
 from srtrain.networks.storage import write_checkpoint
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

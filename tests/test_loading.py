@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from srtrain.errors import StorageError
 from srtrain.networks.build import build_generator
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
 from srtrain.networks.loading import SPECIAL_CALLS, load_generator, read_state, unwrap
+from srtrain.networks.spec import Spec
 from srtrain.networks.storage import write_checkpoint
 
 OWN: Spec = {

@@ -15,7 +15,8 @@ from torch.nn import functional
 from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.build import build_generator, spec_of
 from srtrain.networks.edsr import EDSR, EDSRLite, SRResNet
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
+from srtrain.networks.spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

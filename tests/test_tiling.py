@@ -13,7 +13,8 @@ from srtrain.inference.receptive import LONGEST, Reach, measure
 from srtrain.inference.tiling import spans, upscale_tiled
 from srtrain.networks.build import build_generator
 from srtrain.networks.edsr import EDSRLite
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
+from srtrain.networks.spec import Spec
 
 
 class Convolutions(nn.Module):

@@ -12,8 +12,9 @@ from torch import nn
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.discriminator import Discriminator
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
 from srtrain.networks.heads import Head
+from srtrain.networks.spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from srtrain.networks.generator import Spec
+    from srtrain.networks.spec import Spec
 
 
 class Discriminator(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,13 +11,7 @@ from srtrain import checks
 
 if TYPE_CHECKING:
     from srtrain.networks.heads import Head
-
-
-class Spec(TypedDict):
-    """What rebuilds a network: the dotted path of its class and its constructor's arguments."""
-
-    _target_: str
-    kwargs: dict[str, Any]
+    from srtrain.networks.spec import Spec
 
 
 class Generator(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srtrain.networks.generator import Spec
+from srtrain.networks.spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

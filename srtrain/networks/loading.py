@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.build import build_generator
-from srtrain.networks.generator import Generator, Spec
+from srtrain.networks.generator import Generator
+from srtrain.networks.spec import Spec
 from srtrain.networks.storage import is_own_checkpoint, load_tensors, own_content, resolve
 
 if TYPE_CHECKING:

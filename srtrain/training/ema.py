@@ -6,17 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.func import functional_call
-
-from srtrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor, nn
 
-    from srtrain.networks.generator import Generator
     from srtrain.training.supervised import SupervisedSR
 
 
@@ -95,22 +89,6 @@ class EMA(Callback):
         """Continue an earlier average."""
         self.average = dict(state_dict["average"])
         self.num_updates = int(state_dict["num_updates"])
-
-
-def averaged_image(generator: Generator, average: Mapping[str, Tensor], lr: Tensor) -> Tensor:
-    """``sr`` by the averaged weights, in float32 and evaluation mode, without gradients.
-
-    Raises: ConfigError where there is no average.
-    """
-    if not average:
-        what = "a loss term compares with the averaged weights, and there is no average"
-        raise ConfigError(what, where="callbacks.ema", fix="leave callbacks.ema switched on")
-    named = {f"net.{name}": value for name, value in average.items()}
-    generator.eval()  # in training mode, batch norm would move the average's statistics
-    with torch.no_grad():
-        sr: Tensor = functional_call(generator, named, (lr,))
-    generator.train()
-    return sr.float()
 
 
 def _state(pl_module: LightningModule) -> dict[str, Tensor]:

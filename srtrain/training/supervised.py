@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from srtrain.training.ema import averaged_image
+from srtrain.training.averaged import averaged_image
 from srtrain.training.examples import Augmentation, Example, Examples
 from srtrain.training.stepping import add_share, optimized, step_network
 
