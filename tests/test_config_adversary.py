@@ -217,10 +217,14 @@ def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("word", "weight"),
-    [("", 0.005), ("loss.terms.perceptual.features=imagenet", 1), ("loss.weights.perceptual=2", 2)],
+    [
+        ("", 0.05),
+        ("loss.terms.perceptual.features=imagenet", 0.00615),
+        ("loss.weights.perceptual=2", 2),
+    ],
 )
 def test_a_published_coefficient_is_of_the_published_features(word: str, weight: float) -> None:
-    words = ["experiment=esrgan", "budget=smoke", *([word] if word else [])]
+    words = ["experiment=srgan", "budget=smoke", *([word] if word else [])]
     assert prepare(words).config.loss.weights.perceptual == weight
 
 
