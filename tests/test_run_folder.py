@@ -220,7 +220,9 @@ def _summary(
     checkpointing = SimpleNamespace(
         last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
     )
-    loss = SimpleNamespace(weights={"pixel": 1.0})
+    features = SimpleNamespace(features_name="first5/procedural (recipe: vgg54)")
+    terms = {"pixel": SimpleNamespace(), "perceptual": features}
+    loss = SimpleNamespace(weights={"pixel": 1.0}, terms=terms)
     module = SimpleNamespace(validation=validation, loss=loss, discriminator_steps=judged)
     return Summary(folder, module, records, checkpointing)  # type: ignore[arg-type]
 
@@ -242,7 +244,11 @@ def test_summary(folder: RunFolder) -> None:
         "val_step": 6,
         "bicubic": {"a": {"psnr_y": 28.0}},
         "protocol": {"border": 4},
-        "loss": {"weights": {"pixel": 1.0}, "loss": {"pixel": 1.0}},
+        "loss": {
+            "weights": {"pixel": 1.0},
+            "features": {"perceptual": "first5/procedural (recipe: vgg54)"},
+            "loss": {"pixel": 1.0},
+        },
         "alarms": {},
         "samples_per_second": 12.35,
     }

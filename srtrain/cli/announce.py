@@ -83,7 +83,7 @@ def _adversary(module: SupervisedSR, choices: Mapping[str, str]) -> list[tuple[s
     field, count = judge.receptive_field, sum(p.numel() for p in judge.parameters())
     said = [
         f"{choices['discriminator']} {field}×{field}",
-        f"{count / 1e6:.1f}M parameters",
+        f"{count:,} parameters",
         choices["objective"],
         f"learns from step {module.discriminator_start}",
         *([f"pauses above {module.adaptive_above:.0%} accuracy"] if module.adaptive_above else []),

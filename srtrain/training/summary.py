@@ -56,11 +56,20 @@ class Summary(Callback):
             "val_step": self.validation.measured_at,
             "bicubic": self.validation.bicubic,
             "protocol": self.validation.metrics.protocol,
-            "loss": {"weights": self.module.loss.weights, **self.records.shares},
+            "loss": {
+                "weights": self.module.loss.weights,
+                "features": self._features(),
+                **self.records.shares,
+            },
             "alarms": self.records.alarms,
             "seconds": round(self._seconds_before + time.perf_counter() - self._started, 1),
             "samples_per_second": round(self.records.samples_per_second, 2),
         }
+
+    def _features(self) -> dict[str, str]:
+        """What the features of each perceptual term honestly are."""
+        terms = self.module.loss.terms.items()
+        return {name: str(t.features_name) for name, t in terms if hasattr(t, "features_name")}
 
     def restore(self, earlier: Mapping[str, Any], *, same_sets: Collection[str]) -> None:
         """Continue from the ``content`` that a checkpoint was saved with.
@@ -71,7 +80,8 @@ class Summary(Callback):
         validation, checkpointing = self.validation, self.checkpointing
         self._seconds_before = float(earlier["seconds"])
         self.records.samples_per_second = float(earlier["samples_per_second"])
-        shares = {key: value for key, value in earlier["loss"].items() if key != "weights"}
+        about = {"weights", "features"}
+        shares = {key: value for key, value in earlier["loss"].items() if key not in about}
         self.records.shares = shares
         self.records.alarms = dict(earlier.get("alarms", {}))
         self.module.discriminator_steps = int(earlier["discriminator_steps"])
