@@ -81,11 +81,11 @@ def register_resolvers() -> None:
     """What a configuration may compute.
 
     ``${mul:a,b}``: the product, e.g. a patch of 48 LR pixels in HR pixels. ``${ranks:per_node}``,
-    ``${ranks:nodes}``: what torchrun or SLURM gives this run, else 1. ``${embedded:a,b}``: ``a``
-    where the perceptual term takes the embedded features, else ``b``, the published coefficient,
-    which counts on the size of the published taps.
+    ``${ranks:nodes}``: what torchrun or SLURM gives this run, else 1. ``${where:KEY,VALUE,a,b}``:
+    ``a`` where KEY has that value, else ``b``, e.g. a coefficient for the embedded features and the
+    published one, which counts on the size of the published taps.
     """
-    OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
+    OmegaConf.register_new_resolver("where", _where, replace=True)
     OmegaConf.register_new_resolver("mul", _product, replace=True)
     OmegaConf.register_new_resolver("ranks", _ranks, replace=True)
 
@@ -97,9 +97,10 @@ def _product(*factors: float) -> float:
     return product
 
 
-def _embedded(with_embedded: float, published: float, *, _root_: DictConfig) -> float:
-    features = OmegaConf.select(_root_, "loss.terms.perceptual.features")
-    return with_embedded if features == "embedded" else published
+def _where(
+    key: str, value: str, then: float | None, otherwise: float | None, *, _root_: DictConfig
+) -> float | None:
+    return then if OmegaConf.select(_root_, key) == value else otherwise
 
 
 def _ranks(what: Literal["per_node", "nodes"]) -> int:
