@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import StepLR
 
 from srtrain.cli.main import main
@@ -65,6 +66,21 @@ def test_resume_draws_the_same_dropped_paths(images: Path, tmp_path: Path) -> No
 
 def test_resume_takes_the_folders_own_configuration(straight: RunFolder, tmp_path: Path) -> None:
     folder = cut_back(straight, tmp_path / "own", 4)
+    assert main([f"resume={folder.path}"]) == 0
+    expected = weights(straight, 6)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(folder, 6).items())
+
+
+def test_a_folder_from_before_heads_and_adversaries_goes_on(
+    straight: RunFolder, tmp_path: Path
+) -> None:
+    """Its config.yaml lacks what was added since; nothing of that is needed to go on as it was."""
+    folder = cut_back(straight, tmp_path / "older", 4)
+    saved = OmegaConf.load(folder.config)
+    for key in ("discriminator", "discriminator_optimizer", "objective"):
+        del saved[key]
+    del saved.loss.head, saved.loss.schedule, saved.model.target, saved.model.augment
+    folder.config.write_text(OmegaConf.to_yaml(saved), encoding="utf-8")
     assert main([f"resume={folder.path}"]) == 0
     expected = weights(straight, 6)
     assert all(torch.equal(value, expected[name]) for name, value in weights(folder, 6).items())

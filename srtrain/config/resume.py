@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
     from srtrain.config.words import Words
 
+# What folders of earlier versions lack, at the value that is how they trained.
+ADDED: dict[str, dict[str, object] | None] = {
+    "discriminator": {},
+    "discriminator_optimizer": {},
+    "objective": {},
+    "loss.head": None,
+    "loss.schedule": {},
+    "model.target": None,
+    "model.augment": {},
+}
+
 
 def saved_run(words: Words) -> tuple[DictConfig, dict[str, str]] | None:
     """(config, choices) of ``DIR/config.yaml``, or None unless ``resume=DIR`` stands alone.
@@ -31,6 +42,10 @@ def saved_run(words: Words) -> tuple[DictConfig, dict[str, str]] | None:
         return None
     config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
+    for key, before in ADDED.items():
+        group, _, name = key.rpartition(".")
+        if name not in (OmegaConf.select(config, group) if group else config):
+            OmegaConf.update(config, key, before)
     OmegaConf.set_struct(config, True)
     pairs = (word.partition("=") for word in first_comment(file).split() if "=" in word)
     unknown = dict.fromkeys(Groups.of(conf_dir(), ()).names(), "as saved")
