@@ -54,7 +54,7 @@ def test_the_point_is_a_slice_and_lies_in_the_band(head: Head) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=IDS)
-@pytest.mark.parametrize("offset", [0.0, 0.3])
+@pytest.mark.parametrize("offset", [-0.3, 0.0, 0.3])
 def test_the_band_of_an_offset_holds_what_scores_no_more(head: Head, offset: float) -> None:
     maps, hr = head.maps(noise(3 * head.num_maps)), noise(3, seed=1)
     head.calibrate(offset=offset, images=1)

@@ -162,9 +162,12 @@ class Quantiles(Head):
         return Band(_map(maps, found[0]), _map(maps, found[1]))
 
     def score(self, maps: Tensor, hr: Tensor) -> Tensor:
-        """``max(lower - hr, hr - upper)``, in units of the image."""
+        """``lower - hr`` below the median, ``hr - upper`` above it, in units of the image.
+
+        The paper's ``max`` of the two, but for negative offsets that close one side at the median.
+        """
         lower, upper = self.nominal(maps, self.level)
-        return torch.maximum(lower - hr, hr - upper)
+        return torch.where(hr < self.point(maps), lower - hr, hr - upper)
 
     def stretched(self, half: Tensor, offset: Tensor | float) -> Tensor:
         """``max(half + offset, 0)``."""
