@@ -179,6 +179,14 @@ def test_picking() -> None:
     [
         ({"sigma": (3.0, 0.2)}, r"sigma must be \[low, high\]"),
         ({"jpeg_quality": (30,)}, "jpeg_quality"),
+        ({"jpeg_quality": (0, 95)}, r"in 1 … 100, got \[0, 95\]"),
+        ({"sigma": (0.0, 3.0)}, "sigma must be"),
+        ({"sinc_cutoff": (0.3, 1.2)}, "sinc_cutoff must be"),
+        ({"gaussian_sigma": (-1.0, 3.0)}, "from 0 on"),
+        ({"blur_probability": 1.2}, r"blur_probability = 1.2 must lie in 0 … 1"),
+        # One half is drawn below 1 and the other above: [2, 4] would give values in 1 … 2 as well.
+        ({"beta_generalised": (2.0, 4.0)}, "beta_generalised must hold 1"),
+        ({"resize_range": (1.2, 1.5)}, "resize_range must hold 1"),
         ({"kernel_weights": {"isotropic": 1.0}}, "kernel_weights must weigh iso, aniso"),
         ({"resize_weights": {"up": 0.0}}, "not all 0"),
         ({"resize_modes": {"area": -1.0, "bilinear": 2.0}}, "resize_modes"),

@@ -22,6 +22,7 @@ from srtrain.degradation.parameters import (
     Range,
     Weights,
     between,
+    check_probability,
     check_range,
     check_weights,
     pick,
@@ -53,7 +54,8 @@ class Blind(nn.Module):
 
     Unlike the original: samples of a batch differ in sizes, modes and noise (it draws those once a
     batch, and mixes batches in a pool); resizing maps borders to borders (its ``scale_factor`` with
-    rounded sizes shifts by up to a pixel of the result); JPEG rounds as files do.
+    rounded sizes shifts by up to a pixel of the result); JPEG rounds as files do; the patch itself
+    is degraded, its borders mirrored (it degrades 400 pixels a side and crops 256 of them).
 
     Source: Wang et al. 2021, Real-ESRGAN.
     """
@@ -85,8 +87,10 @@ class Blind(nn.Module):
         self.resize_modes = resize_modes or dict.fromkeys(MODES, 1.0)
         self.source = source
         self.val_seed = val_seed
-        check_range("sinc_size", sinc_size)
-        check_range("sinc_cutoff", sinc_cutoff)
+        check_range("sinc_size", sinc_size, within=(1, math.inf))
+        check_range("sinc_cutoff", sinc_cutoff, within=(0, 1))
+        check_probability("sinc_probability", sinc_probability)
+        check_probability("sinc_first_probability", sinc_first_probability)
         check_weights("resize_modes", self.resize_modes, MODES)
 
     @torch.no_grad()

@@ -30,6 +30,15 @@ _ZOOM = 2  # the first two are the zoom's
 _KINDS = ("up", "down", "keep")
 _SHAPES = ("iso", "aniso", "generalised_iso", "generalised_aniso", "plateau_iso", "plateau_aniso")
 _WIDE = 6  # radius from which a sinc kernel may cut deeper: 13 pixels
+# What ranges may hold, where it is not everything from 0 on.
+_WITHIN = {
+    "kernel_size": (1, math.inf),
+    "sigma": (1e-3, math.inf),  # at 0 a bell is 0 / 0
+    "sinc_cutoff": (0, 1),
+    "sinc_cutoff_wide": (0, 1),
+    "jpeg_quality": (1, 100),
+}
+_AROUND_1 = ("beta_generalised", "beta_plateau", "resize_range")  # drawn below and above apart
 
 
 class Drawn(NamedTuple):
@@ -50,7 +59,8 @@ class Pass:
     frequency, that of kernels of 13 pixels and more ``sinc_cutoff_wide``. β is drawn below and
     above 1 equally often. Gaussian noise is in levels; ``poisson_scale`` multiplies Poisson noise.
 
-    Raises: ValueError naming a range that is reversed or a weight that is not known.
+    Raises: ValueError naming a range that is reversed or impossible, a probability that is none,
+        or a weight that is not known.
     Source: Wang et al. 2021, Real-ESRGAN; the defaults are its first pass.
     """
 
@@ -78,8 +88,14 @@ class Pass:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not isinstance(value, Mapping | float | int):
-                check_range(name, value)
+            if isinstance(value, float | int):
+                check_probability(name, value)
+            elif not isinstance(value, Mapping):
+                check_range(name, value, within=_WITHIN.get(name, (0, math.inf)))
+        for name in _AROUND_1:
+            low, high = getattr(self, name)
+            if not low <= 1 <= high:
+                raise ValueError(f"{name} must hold 1, got [{low}, {high}]")
         check_weights("kernel_weights", self.kernel_weights, _SHAPES)
         check_weights("resize_weights", self.resize_weights, _KINDS)
         check_weights("resize_modes", self.resize_modes, MODES)
@@ -152,10 +168,18 @@ def pick(u: Tensor, weights: Weights, names: Sequence[str]) -> Tensor:
     return torch.searchsorted(ends / ends[-1], u.contiguous(), right=True).clamp(max=len(names) - 1)
 
 
-def check_range(name: str, limits: Range) -> None:
-    """Raises ValueError unless ``limits`` is [low, high]."""
-    if len(limits) != 2 or limits[0] > limits[1]:
-        raise ValueError(f"{name} must be [low, high], got {list(limits)}")
+def check_range(name: str, limits: Range, *, within: Range) -> None:
+    """Raises ValueError unless ``limits`` is [low, high], ``within`` what is possible."""
+    least, most = within
+    if len(limits) != 2 or not least <= limits[0] <= limits[1] <= most:
+        possible = f"from {least:g} on" if most == math.inf else f"in {least:g} … {most:g}"
+        raise ValueError(f"{name} must be [low, high] {possible}, got {list(limits)}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Raises ValueError outside 0 … 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} = {value} must lie in 0 … 1")
 
 
 def check_weights(name: str, weights: Weights, known: Sequence[str]) -> None:
