@@ -31,7 +31,8 @@ class BatchAugmentation:
     Partners are other pairs of the *global* batch, after the first two steps. All draws depend on
     (seed, step, position in the global batch) alone: equal for any number of ranks and
     micro-batches, and after any resume. Regions lie on the LR grid. Within the reach of the
-    degradation's kernel along a seam, LR is not the degradation of HR; elsewhere it is.
+    degradation's kernel along a seam, LR is not the degradation of HR; elsewhere it is. A mixture
+    of LR is the degraded mixture of HR only where degrading is linear: noise is averaged down.
 
     Source: Zhang et al. 2018, "mixup", eq. 1; Yun et al. 2019, "CutMix", eqs. 1-2; Yoo et al. 2020,
         "Rethinking data augmentation for image super-resolution", eqs. 1-2, whose alpha of mixup
