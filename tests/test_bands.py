@@ -55,6 +55,7 @@ def test_the_checkpoint_gives_the_median_and_its_band(quantile: RunFolder) -> No
     content = read_checkpoint(quantile.checkpoints / "step-000006.ckpt")
     assert content["head"]["kwargs"] == {"taus": [0.05, 0.5, 0.95]}
     assert content["calibration"]["images"] == 3
+    assert content["calibration"]["step"] == 6
     model = load_model(quantile.path, device="cpu")
     image = torch.rand(3, 12, 9)
     lower, upper = model.bands(image, level=0.9)

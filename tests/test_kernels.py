@@ -134,6 +134,40 @@ def test_drawn_shares_are_the_papers(many: Drawn) -> None:
         assert abs(float(share) - expected) < binomial(count, expected)
 
 
+def test_drawn_shapes_are_as_turned_as_the_papers(many: Drawn) -> None:
+    """aniso .25 + generalised .03 + plateau .03, of the nine tenths that are no sinc."""
+    turned = (many.kernels - many.kernels.mT).abs().amax(dim=(1, 2)) > 1e-9
+    assert abs(float(turned.double().mean()) - 0.9 * 0.31) < binomial(4000, 0.279)
+
+
+@pytest.mark.parametrize(
+    ("shape", "low", "high"), [("generalised_iso", 0.5, 4.0), ("plateau_iso", 1.0, 2.0)]
+)
+def test_drawn_beta_is_below_and_above_1_equally_often(shape: str, low: float, high: float) -> None:
+    """Read off beside the centre, where the form is 1 / σ² = 1 / 4; uniform in either half."""
+    bells = draw(4000, kernel_weights={shape: 1.0}, sigma=(2.0, 2.0), sinc_probability=0.0).kernels
+    beside = bells[:, 10, 11] / bells[:, 10, 10]
+    power = -2 * beside.log() if shape == "generalised_iso" else 1 / beside - 1
+    beta = power.log() / math.log(1 / 4)
+    above = beta > 1 + 1e-6
+    assert abs(float(above.double().mean()) - 0.5) < binomial(4000, 0.5)
+    for half, (start, end) in ((beta[~above], (low, 1.0)), (beta[above], (1.0, high))):
+        assert start - 1e-6 <= half.min() <= half.max() <= end + 1e-6
+        spread = (end - start) / math.sqrt(12 * len(half))
+        assert abs(float(half.mean()) - (start + end) / 2) <= 5 * spread + 1e-6
+
+
+def test_drawn_sigma_is_uniform() -> None:
+    """By the second moment, of Gaussians that the largest kernel holds: σ = 1 … 2 of 10 pixels."""
+    only = {"kernel_size": (21, 21), "kernel_weights": {"iso": 1.0}, "sinc_probability": 0.0}
+    sigma = torch.stack(
+        [moments(k)[0, 0].sqrt() for k in draw(1000, sigma=(1.0, 2.0), **only).kernels]
+    )
+    assert 0.999 < sigma.min() < 1.02
+    assert 1.98 < sigma.max() < 2.001
+    assert abs(float(sigma.mean()) - 1.5) < 5 / math.sqrt(12 * 1000)
+
+
 def test_drawn_values_fill_their_ranges(many: Drawn) -> None:
     gaussian = [noise.strength for noise in many.noises if noise.gaussian]
     poisson = [noise.strength for noise in many.noises if not noise.gaussian]

@@ -168,7 +168,8 @@ def _files(
     """Checkpoints that say what the run is, on which images, and what it has reached."""
 
     def about(step: int) -> dict[str, Any]:
-        measured = {} if head is None else {"calibration": head.calibration}
+        of = summary.module.validation.measured_at  # bands may be of earlier weights
+        measured = {} if head is None else {"calibration": {**head.calibration, "step": of}}
         return {**own, **measured, "data": digests(data), "reached": summary.content(step)}
 
     return OneFile(about, read=dict([found]) if found else None)

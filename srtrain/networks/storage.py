@@ -3,7 +3,8 @@
 Keys: ``format`` (1), ``generator`` {``_target_``, ``kwargs``}, ``scale``, ``step``, ``state_dict``
 (bare keys of the generator's network; the EMA where there is one), ``train_state`` (all that
 resuming needs), ``protocol``, ``version``; of a generator that predicts more than an image also
-``head`` {``_target_``, ``kwargs``} and its ``calibration``. Read with ``weights_only=True`` alone.
+``head`` {``_target_``, ``kwargs``} and its ``calibration``, made by the validation at its ``step``.
+Read with ``weights_only=True`` alone.
 """
 
 from __future__ import annotations

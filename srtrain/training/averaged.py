@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def averaged_image(generator: Generator, average: Mapping[str, Tensor], lr: Tensor) -> Tensor:
-    """``sr`` by the averaged weights, in float32 and evaluation mode, without gradients.
+    """``sr`` by the averaged weights, in evaluation mode, without gradients; float32.
+
+    Computed in the precision of training, so that both images err alike.
 
     Raises: ConfigError where there is no average.
     """
