@@ -53,9 +53,13 @@ def problems(changes: dict[str, Any]) -> list[str]:
         (
             {**ON, "data.hr_patch_size": 64},
             "judges 70×70 px, the crop is 64×64 · data.hr_patch_size · choose "
-            "data.hr_patch_size=70 or more, or discriminator.n_layers=2",
+            "data.hr_patch_size=72 or more, or discriminator.n_layers=2",  # a multiple of the scale
         ),
-        ({**ON, "data.hr_patch_size": 12}, "choose data.hr_patch_size=70 or more"),
+        (
+            {**ON, "discriminator.n_layers": 5},
+            "data.hr_patch_size=288 or more, or discriminator.n_layers=4",
+        ),
+        ({**ON, "data.hr_patch_size": 12}, "choose data.hr_patch_size=72 or more"),
         ({**ON, "discriminator": {"_target_": UNET}, "data.hr_patch_size": 180}, "e.g. 176"),
         (
             {**ON, "discriminator": {"_target_": "V", "input_size": 96}},
@@ -83,6 +87,10 @@ def problems(changes: dict[str, Any]) -> list[str]:
         ),
         ({**ON, "loss.weights.adversarial": -1.0}, "loss.weights.adversarial cannot be -1.0"),
         ({**ON, "model.warmup_share": 1.5}, "model.warmup_share cannot be 1.5"),
+        (
+            {**ON, "model.warmup_share": 0.1, "loss.schedule": {"pixel": {"start": 5}}},
+            "without pixel* terms",
+        ),
         (
             {**ON, "model.warmup_share": 0.1, "loss.weights.pixel": 0.0},
             "give loss.weights.pixel a value",
@@ -195,6 +203,20 @@ def test_what_a_discriminator_brings_along(
     assert run.config.loss.weights.adversarial == weight
     assert run.choices["generator"] == generator
     assert prepare(run.argv).config == run.config  # what ranks and continued runs are given
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["objective=hinge"],
+        ["discriminator_optimizer=adam", "budget=smoke"],
+        ["experiment=patchgan", "discriminator=none", "objective=hinge"],
+    ],
+    ids=" ".join,
+)
+def test_half_an_adversary_on_the_command_line(words: list[str]) -> None:
+    with pytest.raises(RefusedError, match="needs a discriminator"):
+        prepare(words)
 
 
 def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -> None:

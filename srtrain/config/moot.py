@@ -24,12 +24,21 @@ SETTERS = frozenset({"budget", "experiment"})
 
 
 def without_adversary(
-    origin: Sources, groups: Groups, config: DictConfig, *, of: Collection[str]
+    origin: Sources,
+    groups: Groups,
+    config: DictConfig,
+    *,
+    of: Collection[str],
+    choices: Mapping[str, str],
 ) -> Sources:
-    """``origin`` without what its files in groups ``of`` set of an adversary; nor ``config``."""
+    """``origin`` without what its files in groups ``of`` set of an adversary; nor ``config``.
+
+    An objective or optimizer that was chosen all the same stays: rules refuse it.
+    """
     adversarial = groups.read("model", "adversarial")
     own = adversarial.values["model"] if adversarial else {}
-    moot = {*GROUPS, SCHEDULE, *(f"model.{name}" for name in own if name != "_target_")}
+    left = {group for group in GROUPS if choices.get(group, "none") == "none"}
+    moot = {*left, SCHEDULE, *(f"model.{name}" for name in own if name != "_target_")}
     for key in sorted(moot):
         _drop(config, key)
     setters = (

@@ -58,7 +58,7 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
         origin = sources(groups, choices)
         if choices.get("discriminator") == "none":
             moot = SETTERS if switched_off(parsed, groups) else BUDGETS
-            origin = without_adversary(origin, groups, config, of=moot)
+            origin = without_adversary(origin, groups, config, of=moot, choices=choices)
         reference = Reference(with_schedules(origin.tree, _terms(config)), _terms(config))
         problems += _check_files(origin, reference, groups)
         _drop_headless(config, reference)

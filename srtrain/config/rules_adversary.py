@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from srtrain.errors import ConfigError, SrtrainError
@@ -59,11 +60,11 @@ def crop(facts: Facts) -> Iterator[SrtrainError]:
     layers, size = facts.number("discriminator.n_layers"), facts.number("discriminator.input_size")
     if target == PATCHGAN and layers is not None and (field := patchgan_field(layers)) > patch:
         what = f"the discriminator judges {field}×{field} px, the crop is {patch:g}×{patch:g}"
-        largest = max((n for n in range(1, 4) if patchgan_field(n) <= patch), default=None)
-        fewer = f", or discriminator.n_layers={largest}" if largest else ""
-        yield ConfigError(
-            what, where=where, fix=f"choose data.hr_patch_size={field} or more{fewer}"
-        )
+        fewer = [n for n in range(1, int(layers)) if patchgan_field(n) <= patch]
+        instead = f", or discriminator.n_layers={fewer[-1]}" if fewer else ""
+        scale = int(facts.number("scale") or 1)
+        fix = f"choose data.hr_patch_size={field + -field % scale} or more{instead}"
+        yield ConfigError(what, where=where, fix=fix)
     if size is not None and size != patch:
         what = f"discriminator.input_size={size:g}, the crop is {patch:g}×{patch:g}"
         fix = "leave it out: it follows data.hr_patch_size"
@@ -78,11 +79,12 @@ def crop(facts: Facts) -> Iterator[SrtrainError]:
 
 
 def warmup(facts: Facts) -> Iterator[SrtrainError]:
-    """The start that only pixel terms teach has some."""
-    share = facts.number("model.warmup_share")
-    if share and not any(name.startswith("pixel") for name in facts.weights()):
+    """The start that only pixel terms teach has some, from its first step on."""
+    share, ramps = facts.number("model.warmup_share"), facts.mapping("loss.schedule")
+    late = {n for n, ramp in ramps.items() if isinstance(ramp, Mapping) and any(ramp.values())}
+    if share and not any(n.startswith("pixel") and n not in late for n in facts.weights()):
         what = f"model.warmup_share={share:g} of a loss without pixel* terms would teach nothing"
-        fix = "give loss.weights.pixel a value, or start from a file: init_from=FILE"
+        fix = "give loss.weights.pixel a value from step 0 on, or start from a file: init_from=FILE"
         yield ConfigError(what, where="model.warmup_share", fix=fix)
 
 
