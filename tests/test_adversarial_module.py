@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -29,6 +30,7 @@ from srtrain.training.examples import Example, mixes
 from srtrain.training.honesty import honesty
 from srtrain.training.loop import Callback, Trainer, TrainerOptions, make_trainer
 from srtrain.training.schedules import constant
+from srtrain.training.stepping import step_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*")
 
@@ -240,6 +242,19 @@ def test_discriminator_start() -> None:
     assert ["d_grad_norm" in values for values in watch.values] == [True] * 4
     assert [values["d_grad_norm"] > 0 for values in watch.values] == [False, False, True, True]
     assert all("adversarial" in values for values in watch.values)
+
+
+def test_the_norm_of_no_gradients_lies_where_the_network_does() -> None:
+    """Records stacks a log line's figures: one of another device would end the run."""
+    network = nn.Linear(2, 2, device="meta")
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    scheduler = constant(optimizer, max_steps=2, warmup_share=0.0)
+    module: Any = SimpleNamespace(
+        optimizers=lambda: optimizer,
+        lr_schedulers=lambda: scheduler,
+        trainer=SimpleNamespace(strategy=None),
+    )
+    assert step_network(module, network, number=0, clip_norm=None).device.type == "meta"
 
 
 def test_an_adaptive_discriminator_pauses_while_it_wins() -> None:

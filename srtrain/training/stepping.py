@@ -42,11 +42,13 @@ def step_network(
     average_gradients(module.trainer.strategy, network)
     limit = clip_norm if clip_norm is not None else float("inf")
     norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
+    # Of no gradients at all the norm is torch's constant 0, made on the CPU.
+    norm = norm.detach().to(next(network.parameters()).device, non_blocking=True)
     optimizer = optimizers[number] if number == 0 else optimizers[number].optimizer
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     schedulers[number].step()
-    return norm.detach()
+    return norm
 
 
 @contextmanager
