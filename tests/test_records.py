@@ -85,3 +85,15 @@ def test_all_ranks_see_that_one_diverged(tmp_path: Path, monkeypatch: pytest.Mon
         run.step(0.5)
     with pytest.raises(DivergedError, match="`pixel` is not finite at step 10"):
         run.step(0.5)
+
+
+def test_a_broken_discriminator_has_knobs_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _Run(tmp_path, monkeypatch)
+    monkeypatch.setattr(run.records, "_fetch", lambda _: {"pixel": 0.5, "d_loss": float("nan")})
+    for _ in range(9):
+        run.step(0.5)
+    with pytest.raises(DivergedError, match=r"lower discriminator_optimizer\.lr") as caught:
+        run.step(0.5)
+    assert caught.value.where == "discriminator"

@@ -33,7 +33,7 @@ from srtrain.training.keyed import KeyedSteps
 from srtrain.training.loop import TrainerOptions, make_trainer, seed_networks
 from srtrain.training.progress import ProgressLine
 from srtrain.training.reconfigure import Reconfigure
-from srtrain.training.records import Records
+from srtrain.training.records import DISCRIMINATOR, Records
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
 from srtrain.training.wandb import Wandb
@@ -92,7 +92,8 @@ def run(
         with folder.locked() if leader else nullcontext():
             return _train(asked)
     except DivergedError as error:  # the same steps would diverge again
-        lower = f"optimizer.lr={config.optimizer.lr / 2:g}"
+        group = f"{DISCRIMINATOR}_optimizer" if error.where == DISCRIMINATOR else "optimizer"
+        lower = f"{group}.lr={config[group].lr / 2:g}"
         fix = f"continue with:\n{continue_command(folder.path)} {lower}"
         raise DivergedError(error.what, where=error.where or str(folder.path), fix=fix) from error
     except BaseException as error:

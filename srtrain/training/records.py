@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from srtrain.training.validation import Figures
 
 SHARES_EVERY = 10  # of the logged steps: a gradient share costs one more pass through the loss
+DISCRIMINATOR = "discriminator"  # where it broke, if not in the generator
 
 
 class Records(Callback):
@@ -148,8 +149,11 @@ def _refuse_non_finite(means: dict[str, float], step: int) -> None:
     if bad:
         named = next((name for name in bad if name not in {"loss", "grad_norm"}), bad[0])
         where = named if named in {"loss", "grad_norm"} else f"loss.terms.{named}"
+        judge = named == "adversarial" or named.startswith("d_")  # SR itself was finite
+        rate = "discriminator_optimizer.lr" if judge else "optimizer.lr"
+        clip = "model.discriminator_clip_norm" if judge else "model.clip_norm"
         raise DivergedError(
             f"`{named}` is not finite at step {step}",
-            where="discriminator" if named.startswith("d_") else where,
-            fix="lower optimizer.lr or model.clip_norm; the last checkpoint is intact",
+            where=DISCRIMINATOR if judge else where,
+            fix=f"lower {rate} or {clip}; the last checkpoint is intact",
         )
