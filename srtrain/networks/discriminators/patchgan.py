@@ -26,7 +26,7 @@ class PatchGAN(nn.Module):
 
     One logit sees 16, 34, 70, 142 pixels for ``n_layers`` 1 to 4. The first layer has no
     statistics, as published. Spectral norm instead of the paper's batch norm: a logit then depends
-    on its image alone, whatever is in the batch or on other ranks, and D is 1-Lipschitz.
+    on its image alone, whatever is in the batch or on other ranks, and D's slope stays bounded.
 
     Shapes: image (B, 3, H, W) in [0, 1] -> logits (B, 1, h, w), h about H / 2^n_layers.
     Raises: ValueError for an unknown norm, ``n_layers`` < 1, and an image smaller than a patch.

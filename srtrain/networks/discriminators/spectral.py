@@ -20,7 +20,8 @@ class SpectralConv2d(nn.Conv2d):
     """A convolution by ``weight / σ``, ``σ = u · W v`` the largest singular value of ``W``.
 
     ``W`` is the weight as a matrix of one row per output channel. Gradients flow through σ, as the
-    paper has it; u and v are buffers, so checkpoints and ranks share them.
+    paper has it; u and v are buffers, so checkpoints and ranks share them. The convolution itself,
+    whose patches overlap, may still enlarge by up to ``kernel / stride``: 4 for 4x4 by steps of 1.
 
     Source: Miyato et al. 2018, Spectral Normalization for GANs, eq. 8 and algorithm 1.
     """
