@@ -240,7 +240,7 @@ def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("word", "weight"),
     [
-        ("", 0.05),
+        ("", 0.02),
         ("loss.terms.perceptual.features=imagenet", 0.00615),
         ("loss.weights.perceptual=2", 2),
     ],
@@ -248,6 +248,12 @@ def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -
 def test_a_published_coefficient_is_of_the_published_features(word: str, weight: float) -> None:
     words = ["experiment=srgan", "budget=smoke", *([word] if word else [])]
     assert prepare(words).config.loss.weights.perceptual == weight
+
+
+@pytest.mark.parametrize(("word", "crop"), [("", 64), ("loss.weights.pixel=0", None)])
+def test_without_pixels_the_features_see_the_whole_patch(word: str, crop: int | None) -> None:
+    words = ["experiment=perceptual_led", *([word] if word else [])]
+    assert prepare(words).config.loss.terms.perceptual.crop == crop
 
 
 def test_typos_and_bad_combinations_are_told_together() -> None:
