@@ -104,6 +104,14 @@ def test_every_option(name: str, shape: tuple[int, ...], millions: float) -> Non
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=1e-3)
 
 
+def test_only_the_small_ones_have_instance_norm() -> None:
+    """It takes away each channel's mean: a discriminator under it is dull to colour."""
+    norms = {name: _node(name).get("norm", "spectral") for name in NAMES}
+    instance = {name for name, norm in norms.items() if norm == "instance"}
+    assert instance == {"patchgan_lite", "vgg_lite"}
+    assert set(norms.values()) == {"spectral", "instance"}
+
+
 def test_every_option_is_tested() -> None:
     assert NAMES == ["patchgan", "patchgan_lite", "unet", "unet_lite", "vgg", "vgg_lite"]
 
