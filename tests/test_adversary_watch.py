@@ -83,6 +83,7 @@ def test_blind_degradation_is_no_collapse() -> None:
         ),
         ({"lr_psnr": 12.34}, "from 41.0 to 12.3 dB", "lower loss.weights.adversarial"),
         ({"colour_drift_r": 0.04}, "r +10.2, g -0.3, b +0.0 gray levels", "raise the pixel terms'"),
+        ({"colour_drift_r": -0.04}, "r -10.2, g -0.3, b +0.0 gray levels", "discriminator.norm"),
     ],
 )
 def test_alarms_name_figures_and_knob(changed: dict[str, float], figures: str, knob: str) -> None:
@@ -120,8 +121,9 @@ class _Run:
         )
         self.watch.on_train_start(self.trainer, self.module)
 
-    def lines(self, count: int, **changed: float) -> None:
+    def lines(self, count: int, *, drop: str = "", **changed: float) -> None:
         figures = {**HEALTHY, "adversarial": 0.7, **changed}
+        figures.pop(drop, None)
         for _ in range(10 * count):
             self.trainer.global_step += 1
             if self.trainer.global_step % 10 == 0:
@@ -177,6 +179,14 @@ def test_collapse_is_a_fall(folder: RunFolder, capsys: pytest.CaptureFixture[str
     run.lines(3, lr_psnr=20.0)
     assert "collapse" in capsys.readouterr().err
     assert "from 44.0 to" in run.records.alarms["collapse"]["says"]
+
+
+def test_a_blind_run_falls_under_another_name(folder: RunFolder) -> None:
+    run = _Run(folder)
+    for consistent in (25.0, 18.0):
+        for _ in range(3):
+            run.lines(1, lr_psnr_bicubic=consistent, drop="lr_psnr")
+    assert "from 25.0 to" in run.records.alarms["collapse"]["says"]
 
 
 @pytest.mark.parametrize("waiting", ["warm-up", "the discriminator has not begun"])

@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from srtrain.metrics.consistency import CONSISTENCY, OF_BICUBIC
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -17,7 +19,8 @@ DRIFT = 3 / 255
 
 COLOURS = "rgb"
 ACCURACIES = "d_accuracy_real", "d_accuracy_fake"
-WATCHED = (*ACCURACIES, "lr_psnr", *(f"colour_drift_{name}" for name in COLOURS))
+CONSISTENCIES = CONSISTENCY, OF_BICUBIC  # a run has one of them
+WATCHED = (*ACCURACIES, *(f"colour_drift_{name}" for name in COLOURS))
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ class Window:
 def symptoms(means: Mapping[str, float], *, best_lr_psnr: float, settled: bool) -> Iterator[Alarm]:
     """The alarms that ``means`` over many steps give reason for.
 
-    ``best_lr_psnr`` is this run's; ``settled``: the discriminator has had time to learn something.
+    ``lr_psnr`` is ``lr_psnr_bicubic`` where LR is not bicubic: no measure of consistency then, but
+    a fall is a fall; ``best_lr_psnr`` is this run's. ``settled``: the discriminator has had time to
+    learn something.
 
     ``WON``: a useful adversary is right about .55 to .95 of all logits. A calibrated one that is
     right about .98 puts typical logits beyond ±log(.98 / .02) = ±3.9, where the slope of
@@ -93,5 +98,6 @@ def symptoms(means: Mapping[str, float], *, best_lr_psnr: float, settled: bool) 
     drifts = {name: means[f"colour_drift_{name}"] for name in COLOURS}
     if max(abs(drift) for drift in drifts.values()) > DRIFT:
         shown = ", ".join(f"{name} {255 * drift:+.1f}" for name, drift in drifts.items())
-        knob = "raise the pixel terms' loss.weights, or lower loss.weights.adversarial"
+        knob = "raise the pixel terms' loss.weights, lower loss.weights.adversarial, or "
+        knob += "discriminator.norm=spectral: instance norm is dull to colour"
         yield Alarm("colour drift", f"SR - HR is {shown} gray levels on average · {knob}")
