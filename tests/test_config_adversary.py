@@ -75,7 +75,25 @@ def problems(changes: dict[str, Any]) -> list[str]:
                 "objective": {"_target_": f"{OBJECTIVE}Wasserstein"},
                 "discriminator.norm": "batch",
             },
-            "choose discriminator.norm=instance | none",
+            "WGAN-GP bounds the gradient of single images; batch norm mixes them · "
+            "discriminator.norm · choose discriminator.norm=instance | none",
+        ),
+        (
+            {**ON, "objective.r1_gamma": 1.0, "discriminator.norm": "batch"},
+            "R1 bounds the gradient of single images; batch norm mixes them",
+        ),
+        (
+            {**ON, "objective": {"_target_": f"{OBJECTIVE}Wasserstein", "gradient_penalty": 10.0}},
+            "spectral norm keeps them far below · discriminator.norm · choose "
+            "discriminator.norm=instance | none; or objective.gradient_penalty=0",
+        ),
+        (
+            {
+                **ON,
+                "objective": {"_target_": f"{OBJECTIVE}Wasserstein"},
+                "discriminator": {"_target_": UNET},
+            },
+            "far below · discriminator · choose discriminator=patchgan | vgg",
         ),
         (
             {
@@ -86,6 +104,10 @@ def problems(changes: dict[str, Any]) -> list[str]:
             "trainer.accumulate=2 splits it · trainer.accumulate · choose trainer.accumulate=1",
         ),
         ({**ON, "loss.weights.adversarial": -1.0}, "loss.weights.adversarial cannot be -1.0"),
+        (
+            {**ON, "model.warmup_share": 1.0},
+            "model.warmup_share cannot be 1.0 · model.warmup_share · choose 0 to below 1",
+        ),
         ({**ON, "model.warmup_share": 1.5}, "model.warmup_share cannot be 1.5"),
         (
             {**ON, "model.warmup_share": 0.1, "loss.schedule": {"pixel": {"start": 5}}},
@@ -127,7 +149,14 @@ def test_refused(changes: dict[str, Any], said: str) -> None:
     [
         ON,
         {**ON, "discriminator": {"_target_": UNET}, "data.hr_patch_size": 96},
-        {**ON, "objective": {"_target_": f"{OBJECTIVE}Wasserstein"}},
+        {
+            **ON,
+            "objective": {"_target_": f"{OBJECTIVE}Wasserstein", "gradient_penalty": 10.0},
+            "discriminator.norm": "none",
+        },
+        {**ON, "objective": {"_target_": f"{OBJECTIVE}Wasserstein", "gradient_penalty": 0}},
+        {**ON, "objective.r1_gamma": 1.0},
+        {**ON, "objective.r1_gamma": 0.0, "discriminator.norm": "batch"},
         {**ON, "objective": {"_target_": f"{OBJECTIVE}RelativisticAverage"}},
         {**ON, "trainer.accumulate": 2},
         {**ON, "loss.schedule.adversarial.start": 100, "loss.schedule.adversarial.ramp": 50},
@@ -162,8 +191,8 @@ OFF = ("none", "none", "none", "supervised")
         (["experiment=mse"], OFF, 0, "edsr_lite"),
         (["experiment=mse", "discriminator=none"], OFF, 0, "edsr_lite"),
         (
-            ["experiment=mse", "discriminator=patchgan"],  # 70×70 fits the demo's crop of 96
-            ("patchgan", "vanilla", "adam", "adversarial"),
+            ["experiment=mse", "discriminator=patchgan"],  # small budgets take the small form
+            ("patchgan_lite", "vanilla", "adam", "adversarial"),
             1e-3,
             "edsr_lite",
         ),
@@ -175,7 +204,7 @@ OFF = ("none", "none", "none", "supervised")
         ),
         (
             ["experiment=esrgan", "budget=smoke"],
-            ("vgg_lite", "ragan", "adam", "adversarial"),
+            ("patchgan_lite", "ragan", "adam", "adversarial"),
             5e-3,
             "edsr_lite",
         ),
@@ -187,7 +216,7 @@ OFF = ("none", "none", "none", "supervised")
         ),
         (
             ["experiment=esrgan", "discriminator=vgg", "loss.weights.adversarial=0.01"],
-            ("vgg", "ragan", "adam", "adversarial"),
+            ("vgg_lite", "ragan", "adam", "adversarial"),
             0.01,
             "edsr_lite",
         ),

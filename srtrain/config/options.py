@@ -10,7 +10,7 @@ from srtrain.config.reference import chain, overridden
 from srtrain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from srtrain.config.groups import Groups
     from srtrain.config.words import Words
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ADVERSARY = {"model": "adversarial", "objective": "vanilla", "discriminator_optimizer": "adam"}
 ADVERSARIAL_WEIGHT = "loss.weights.adversarial"
 SMALL_BUDGETS = frozenset({"smoke", "demo"})
+NORM = "discriminator.norm"
+# In a few hundred steps a judge of whole crops learns no texture; one of patches does.
+SMALL_JUDGES = {"vgg": "patchgan_lite"}
 
 
 def check_options(words: Words, groups: Groups) -> Iterator[ConfigError]:
@@ -61,10 +64,13 @@ def implied_words(words: Words, groups: Groups) -> list[str]:
     budget = settled.option("budget")
     if budget == "unset" and settled.option("data") == "demo":
         budget = "demo"
-    implied = [*_network(settled, groups), *_adversary(settled, groups, budget)]
+    given = {override.key_or_group for override in words.values}
+    adversary = list(_adversary(settled, groups, budget))
+    implied = [*_network(settled, groups), *adversary]
     if budget != settled.option("budget"):
         implied.append(f"budget={budget}")
-    given = {override.key_or_group for override in words.values}
+    if NORM not in given and _wants_no_norm(settled, words, groups, adversary):
+        implied.append(f"{NORM}=none")
     if settled.switched_off and ADVERSARIAL_WEIGHT not in given:
         implied.append(f"{ADVERSARIAL_WEIGHT}=0")
     return implied
@@ -122,7 +128,7 @@ def _network(settled: _Settled, groups: Groups) -> Iterator[str]:
 def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
     """All that a discriminator needs; without it, nothing of what the experiment needed for its.
 
-    Small budgets take the small form of a discriminator that only the experiment names.
+    Small budgets take a discriminator's small form, whoever named it: its patch fits their crop.
     """
     discriminators, discriminator = groups.options("discriminator"), settled.option("discriminator")
     if settled.switched_off:
@@ -131,10 +137,29 @@ def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
     elif discriminator != "none" and discriminator in discriminators:
         missing = [group for group in ADVERSARY if settled.is_open(group)]
         yield from (f"{group}={ADVERSARY[group]}" for group in missing)
-        lite = f"{discriminator}_lite"
-        named_by_experiment = "discriminator" not in settled.given
-        if named_by_experiment and budget in SMALL_BUDGETS and lite in discriminators:
+        lite = SMALL_JUDGES.get(discriminator, f"{discriminator}_lite")
+        if budget in SMALL_BUDGETS and lite in discriminators:
             yield f"discriminator={lite}"
+
+
+def _wants_no_norm(
+    settled: _Settled, words: Words, groups: Groups, adversary: Iterable[str]
+) -> bool:
+    """Whether WGAN-GP meets spectral norm that nobody asked for: an option's default.
+
+    Spectral norm bounds the slope already, and so low that the penalty cannot pull it up to 1.
+    Whoever chose it for himself is told so (``rules_adversary.py``); the default gives way.
+    """
+    if settled.option("objective") != "wgan_gp":
+        return False
+    implied = dict(word.split("=", 1) for word in adversary)
+    option = groups.read(
+        "discriminator", implied.get("discriminator", settled.option("discriminator"))
+    )
+    if option is None or groups.is_users(option) or option.values.get("norm") != "spectral":
+        return False
+    files = chain(groups, "experiment", chosen(words, groups, "experiment"))
+    return not any("norm" in (file.values.get("discriminator") or {}) for file in files)
 
 
 def _check_option(groups: Groups, group: str, option: object, where: str) -> Iterator[ConfigError]:
