@@ -20,8 +20,10 @@ ADVERSARY = {"model": "adversarial", "objective": "vanilla", "discriminator_opti
 ADVERSARIAL_WEIGHT = "loss.weights.adversarial"
 SMALL_BUDGETS = frozenset({"smoke", "demo"})
 NORM = "discriminator.norm"
-# In a few hundred steps a judge of whole crops learns no texture; one of patches does.
+# In a few hundred steps a judge of whole crops learns no texture, one of patches does: it stands in
+# for the one that an experiment names. And published milestones end the game before texture appears.
 SMALL_JUDGES = {"vgg": "patchgan_lite"}
+LONG_SCHEDULES = frozenset({"srgan", "esrgan"})
 
 
 def check_options(words: Words, groups: Groups) -> Iterator[ConfigError]:
@@ -137,9 +139,14 @@ def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
     elif discriminator != "none" and discriminator in discriminators:
         missing = [group for group in ADVERSARY if settled.is_open(group)]
         yield from (f"{group}={ADVERSARY[group]}" for group in missing)
-        lite = SMALL_JUDGES.get(discriminator, f"{discriminator}_lite")
+        lite = f"{discriminator}_lite"
+        if "discriminator" not in settled.given:
+            lite = SMALL_JUDGES.get(discriminator, lite)
         if budget in SMALL_BUDGETS and lite in discriminators:
             yield f"discriminator={lite}"
+        long = settled.theirs.get("scheduler") in LONG_SCHEDULES
+        if budget in SMALL_BUDGETS and long and "scheduler" not in settled.given:
+            yield f"scheduler={settled.root['scheduler']}"
 
 
 def _wants_no_norm(
