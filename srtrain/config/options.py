@@ -21,7 +21,7 @@ ADVERSARIAL_WEIGHT = "loss.weights.adversarial"
 SMALL_BUDGETS = frozenset({"smoke", "demo"})
 NORM = "discriminator.norm"
 # In a few hundred steps a judge of whole crops learns no texture, one of patches does: it stands in
-# for the one that an experiment names. And published milestones end the game before texture appears.
+# for the one that an experiment names. Published milestones end the game before texture appears.
 SMALL_JUDGES = {"vgg": "patchgan_lite"}
 LONG_SCHEDULES = frozenset({"srgan", "esrgan"})
 
