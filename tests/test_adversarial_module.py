@@ -22,6 +22,7 @@ from srtrain.losses.adversarial import (
     Wasserstein,
 )
 from srtrain.losses.weighted_sum import WeightedSum
+from srtrain.metrics.image_metrics import ImageMetrics
 from srtrain.networks.build import build_discriminator, build_generator
 from srtrain.training.adversarial import AdversarialSR
 from srtrain.training.checkpointing import OneFile
@@ -64,7 +65,7 @@ def make(
     }
     weights = weights or {"pixel": 1.0, "adversarial": 0.1}
     given = {
-        "validation": None,
+        "validation": SimpleNamespace(metrics=ImageMetrics(scale=2)),
         "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.125),
         "discriminator_optimizer": lambda parameters: torch.optim.SGD(parameters, lr=0.25),
         "scheduler": lambda optimizer, max_steps: constant(

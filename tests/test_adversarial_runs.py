@@ -61,6 +61,17 @@ def _rows(folder: RunFolder) -> list[tuple[int, str, float]]:
     return [row for row in folder.read_metrics() if row[1] != "train/samples_per_second"]
 
 
+def test_blind_lr_has_no_consistency(straight: RunFolder, images: Path, tmp_path: Path) -> None:
+    """What shrinking SR by bicubic gives there bears another name, logged and in the table."""
+    steps = ("trainer.max_steps=2", "trainer.val_every_n_steps=2", "checkpoint.every_n_steps=2")
+    blind = train(images, tmp_path, *ADVERSARY, "degradation=blind_light", *steps)
+    for folder, name in ((straight, "lr_psnr"), (blind, "lr_psnr_bicubic")):
+        told = {row[1].rpartition("/")[2] for row in folder.read_metrics()}
+        (figures,) = read_json(folder.summary)["val"].values()
+        for names in (told, set(figures)):
+            assert {found for found in names if found.startswith("lr_psnr")} == {name}
+
+
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -184,8 +184,7 @@ def test_collapse_is_a_fall(folder: RunFolder, capsys: pytest.CaptureFixture[str
 def test_a_blind_run_falls_under_another_name(folder: RunFolder) -> None:
     run = _Run(folder)
     for consistent in (25.0, 18.0):
-        for _ in range(3):
-            run.lines(1, lr_psnr_bicubic=consistent, drop="lr_psnr")
+        run.lines(3, lr_psnr_bicubic=consistent, drop="lr_psnr")
     assert "from 25.0 to" in run.records.alarms["collapse"]["says"]
 
 

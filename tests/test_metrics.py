@@ -280,6 +280,19 @@ def test_what_cannot_be_measured_is_absent() -> None:
     assert json.loads(json.dumps(metrics.protocol)) == metrics.protocol
 
 
+def test_consistency_with_blind_lr_has_another_name() -> None:
+    hr, down = photo("coffee"), Bicubic(scale=2)
+    usual = ImageMetrics(scale=2, downscale=down)
+    blind = ImageMetrics(scale=2, downscale=down, blind=True)
+    assert usual.consistency == "lr_psnr"
+    assert blind.consistency == "lr_psnr_bicubic"
+    for metrics, other in ((usual, blind), (blind, usual)):
+        values = metrics(noisy(hr), hr, down(hr))
+        assert metrics.consistency in values
+        assert other.consistency not in {*values, *metrics.protocol}
+        assert metrics.protocol[metrics.consistency] == "whole RGB image"
+
+
 def test_gray_is_its_own_luma() -> None:
     hr = photo("coffee")[:, :1].expand(-1, 3, -1, -1)
     values = ImageMetrics(scale=2)(noisy(hr[:, :1]).expand_as(hr), hr)

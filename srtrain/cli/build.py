@@ -112,7 +112,8 @@ def make_metrics(config: DictConfig) -> ImageMetrics:
         lr: Tensor = bicubic(sr, None)
         return lr
 
-    return ImageMetrics(scale=config.scale, lpips=lpips, downscale=downscale)
+    blind = config.degradation._target_ != f"{Bicubic.__module__}.{Bicubic.__qualname__}"
+    return ImageMetrics(scale=config.scale, lpips=lpips, downscale=downscale, blind=blind)
 
 
 def make_data(config: DictConfig, options: TrainerOptions) -> SRData:

@@ -23,6 +23,7 @@ COLUMNS = {
     "lpips_alex": ("LPIPS-alex", "{:.4f}"),
     "lpips_vgg": ("LPIPS-vgg", "{:.4f}"),
     "lr_psnr": ("LR-PSNR", "{:.1f}"),
+    "lr_psnr_bicubic": ("LR-PSNR-bic", "{:.1f}"),
     "rtm": ("rtm", "{:.2f}"),
     "hf_ratio": ("hf_ratio", "{:.3f}"),
     "hf_truth": ("hf_truth", "{:.3f}"),

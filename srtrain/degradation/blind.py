@@ -48,9 +48,9 @@ class Blind(nn.Module):
     In evaluation mode drawn from (``val_seed``, number of the image), so that every run
     and every round validates on the same images, drawn independently of the training's.
 
-    LR is no function of HR here, so ``lr_psnr``, which shrinks SR by bicubic, measures how SR
-    differs from a *clean* small image plus LR's own damage: it does not say whether SR is
-    consistent, and a network that removes noise well scores low.
+    LR is no function of HR here, so no metric says whether SR is consistent with it. SR shrunk by
+    bicubic against LR measures LR's own damage too, and a network that removes noise well scores
+    low: that figure is called ``lr_psnr_bicubic``, and not ``lr_psnr``.
 
     Unlike the original: samples of a batch differ in sizes, modes and noise (it draws those once a
     batch, and mixes batches in a pool); resizing maps borders to borders (its ``scale_factor`` with

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+CONSISTENCY = "lr_psnr"  # where ``downscale`` is what made LR
+OF_BICUBIC = "lr_psnr_bicubic"  # where LR was made in another way: no measure of consistency
+
 
 def lr_psnr(sr: Tensor, lr: Tensor, downscale: Callable[[Tensor], Tensor]) -> Tensor:
     """PSNR of ``downscale(sr)`` against ``lr`` in RGB, whole image, all rounded to 8 bit.

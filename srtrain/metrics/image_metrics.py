@@ -11,7 +11,7 @@ from torch import Tensor
 from srtrain.checks import image_batch, same_shape
 from srtrain.color import luma
 from srtrain.errors import DivergedError
-from srtrain.metrics.consistency import lr_psnr
+from srtrain.metrics.consistency import CONSISTENCY, OF_BICUBIC, lr_psnr
 from srtrain.metrics.frequency import high_band
 from srtrain.metrics.mean_meter import bias, rtm_sums
 from srtrain.metrics.quality import WINDOW, psnr, round8, shave, ssim
@@ -44,7 +44,8 @@ class ImageMetrics:
     its own Y, as in the tables (through the luma formula its PSNR would read 1.3 dB higher).
 
     A metric that cannot be had is absent, never approximated: LPIPS without ``lpips``,
-    ``lr_psnr`` without ``downscale`` or ``lr``.
+    ``lr_psnr`` without ``downscale`` or ``lr``. Where LR is ``blind``, not made by ``downscale``,
+    that figure says nothing of consistency, and is called ``lr_psnr_bicubic``.
     """
 
     def __init__(
@@ -53,16 +54,18 @@ class ImageMetrics:
         scale: int,
         lpips: LPIPS | None = None,
         downscale: Callable[[Tensor], Tensor] | None = None,
+        blind: bool = False,
     ) -> None:
         self.scale = scale
         self.lpips = lpips
         self.downscale = downscale
+        self.consistency = OF_BICUBIC if blind else CONSISTENCY
 
     @torch.no_grad()
     def __call__(self, sr: Tensor, hr: Tensor, lr: Tensor | None = None) -> dict[str, Tensor]:
         """One value per image, float64 (B,); and the ``SUMS`` that ``reduce`` needs.
 
-        Undefined values are not hidden: ``psnr_*`` and ``lr_psnr`` of identical images are
+        Undefined values are not hidden: ``psnr_*`` and ``lr_psnr*`` of identical images are
         infinite, ``rtm`` of identical images and ``hf_*`` of an HR without texture are NaN.
 
         Shapes: sr, hr (B, 3, H, W), lr (B, 3, H / scale, W / scale), in [0, 1].
@@ -81,7 +84,7 @@ class ImageMetrics:
             if self.lpips is not None:
                 values[self.lpips.name] = self.lpips(sr, hr).double()
             if self.downscale is not None and lr is not None:
-                values["lr_psnr"] = lr_psnr(sr.float(), lr.float(), self.downscale)
+                values[self.consistency] = lr_psnr(sr.float(), lr.float(), self.downscale)
         return values
 
     def _measure(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
@@ -156,7 +159,7 @@ class ImageMetrics:
             "ssim": "11x11 Gaussian, sigma 1.5, valid region",
             "frequency": "DCT of Y above the LR Nyquist",
             "lpips": lpips,
-            "lr_psnr": "whole RGB image" if self.downscale is not None else "absent",
+            self.consistency: "whole RGB image" if self.downscale is not None else "absent",
         }
 
 

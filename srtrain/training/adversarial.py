@@ -80,7 +80,7 @@ class AdversarialSR(SupervisedSR):
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.objective = objective
         self.make_discriminator_optimizer = discriminator_optimizer
-        self.downscale = downscale
+        self.downscale, self.told = downscale, validation.metrics.consistency
         self.seed = seed
         self.real = real
         self.warmup_share = warmup_share
@@ -123,7 +123,7 @@ class AdversarialSR(SupervisedSR):
                 self.manual_backward((total + self.penalty(hr=hr, sr=sr, mix=mix)) / len(examples))
             right = self.objective.accuracy(fake=fake, real=real)
             self.last_logits = real.detach(), fake.detach()
-            figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale)}
+            figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale, self.told)}
             figures |= zip(("d_accuracy_real", "d_accuracy_fake"), right, strict=True)
             add_share(values, figures, len(examples))
         limit = self.discriminator_clip_norm

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
-from srtrain.training.alarms import ACCURACIES, WATCHED, Window, symptoms
+from srtrain.training.alarms import ACCURACIES, CONSISTENCIES, WATCHED, Window, symptoms
 from srtrain.training.logit_picture import Moment, logit_picture, quantiles, thinned
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class AdversaryWatch(Callback):
         module: AdversarialSR = pl_module  # type: ignore[assignment]
         self._line, step = self.records.latest, trainer.global_step
         figures = {name: self._line[f"train/{name}"] for name in WATCHED}
+        told = (f"train/{name}" for name in CONSISTENCIES)
+        figures["lr_psnr"] = next(self._line[name] for name in told if name in self._line)
         steps, self._step = step - self._step, step
         if "train/adversarial" in self._line and module.discriminator_steps:
             self._window.add(steps, figures)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from srtrain.metrics.consistency import lr_psnr
+from srtrain.metrics.consistency import CONSISTENCY, lr_psnr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,16 @@ LOSSLESS = 100.0  # dB: stands for infinity where means are taken
 
 @torch.no_grad()
 def honesty(
-    sr: Tensor, example: Example, downscale: Callable[[Tensor], Tensor]
+    sr: Tensor,
+    example: Example,
+    downscale: Callable[[Tensor], Tensor],
+    consistency: str = CONSISTENCY,
 ) -> dict[str, Tensor]:
-    """``mean(sr - hr)`` per channel, and the mean PSNR of ``downscale(sr)`` against ``lr``."""
+    """``mean(sr - hr)`` per channel, and the mean PSNR of ``downscale(sr)`` against ``lr``.
+
+    ``consistency``: what the latter is called, ``ImageMetrics.consistency`` of the same run.
+    """
     drift = (sr.float() - example.hr).mean((0, 2, 3)).unbind()
     figures = {f"colour_drift_{name}": mean for name, mean in zip("rgb", drift, strict=True)}
     consistent = lr_psnr(sr.float(), example.lr, downscale).clamp(max=LOSSLESS)
-    return {**figures, "lr_psnr": consistent.mean().float()}
+    return {**figures, consistency: consistent.mean().float()}
