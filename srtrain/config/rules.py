@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 INF = math.inf
 
-# key -> (lowest, highest); an open end is written by `ABOVE_ZERO`.
-ABOVE_ZERO = math.nextafter(0.0, 1.0)
+# key -> (lowest, highest); an open end is written by `ABOVE_ZERO` or `BELOW_ONE`.
+ABOVE_ZERO, BELOW_ONE = math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0)
 RANGES: dict[str, tuple[float, float]] = {
     "scale": (1, 8),
     "seed": (0, 2**63 - 1),
@@ -52,10 +52,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "model.augment.cutblur_ratio": (0, 1),
     "model.augment.cutmix_alpha": (ABOVE_ZERO, INF),
     "model.augment.mixup_alpha": (ABOVE_ZERO, INF),
-    "model.warmup_share": (0, 1),
+    "model.warmup_share": (0, BELOW_ONE),
     "model.discriminator_start": (0, INF),
     "model.adaptive_above": (0, 1),
-    "scheduler.warmup_share": (0, 1),
+    "scheduler.warmup_share": (0, BELOW_ONE),
     "scheduler.final_share": (0, 1),
     "callbacks.ema.decay": (0, 1),
     "callbacks.pictures.max_images": (0, INF),
@@ -74,7 +74,8 @@ def ranges(facts: Facts) -> Iterator[SrtrainError]:
         value = facts.number(key)
         if value is not None and not (low <= value <= high):
             start = "above 0" if low == ABOVE_ZERO else f"{low:g}" + (" or more" * (high == INF))
-            end = "" if high == INF else f" to {high:g}"
+            below = "below " * (high == BELOW_ONE)
+            end = "" if high == INF else f" to {below}{high:g}"
             yield ConfigError(f"{key} cannot be {value}", where=key, fix=f"choose {start}{end}")
 
 

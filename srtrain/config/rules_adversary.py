@@ -20,6 +20,8 @@ PATCHGAN = "srtrain.networks.discriminators.patchgan.PatchGAN"
 UNET = "srtrain.networks.discriminators.unet.UNet"
 UNET_DIVISOR = 8  # three halvings, and the skips must meet again
 VGG_SMALLEST = 32  # four halvings
+NO_SPECTRAL = "choose discriminator.norm=instance | none"
+ELSE = "choose discriminator=patchgan | vgg"
 
 
 def completeness(facts: Facts) -> Iterator[SrtrainError]:
@@ -99,10 +101,16 @@ def patchgan_field(n_layers: float) -> int:
 def combinations(facts: Facts) -> Iterator[SrtrainError]:
     """Objectives that look at more than one image, where batch statistics or splits forbid it."""
     name = str(facts.get("objective._target_") or "").rpartition(".")[2]
-    if name == "Wasserstein" and facts.get("discriminator.norm") == "batch":
-        what = "WGAN-GP bounds the gradient of single images; batch norm mixes them"
-        fix = "choose discriminator.norm=instance | none"
-        yield ConfigError(what, where="discriminator.norm", fix=fix)
+    gradient_penalty = name == "Wasserstein" and facts.get("objective.gradient_penalty") != 0
+    penalty = "WGAN-GP" if gradient_penalty else "R1" if facts.number("objective.r1_gamma") else ""
+    if penalty and facts.get("discriminator.norm") == "batch":
+        what = f"{penalty} bounds the gradient of single images; batch norm mixes them"
+        yield ConfigError(what, where="discriminator.norm", fix=NO_SPECTRAL)
+    unet = facts.get("discriminator._target_") == UNET
+    if gradient_penalty and (unet or facts.get("discriminator.norm") == "spectral"):
+        what = "WGAN-GP pulls slopes up to 1, spectral norm keeps them far below"
+        fix, where = (ELSE, "discriminator") if unet else (NO_SPECTRAL, "discriminator.norm")
+        yield ConfigError(what, where=where, fix=f"{fix}; or objective.gradient_penalty=0")
     accumulate = facts.number("trainer.accumulate")
     if name == "RelativisticAverage" and accumulate is not None and accumulate > 1:
         what = f"ragan compares with the batch's mean, trainer.accumulate={accumulate:g} splits it"
