@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srtrain.errors import StorageError
-from srtrain.networks.build import build_generator
+from srtrain.networks.build import build_discriminator, build_generator
+from srtrain.networks.discriminator import Discriminator
 from srtrain.networks.generator import Generator
+from srtrain.networks.spec import Spec
 from srtrain.networks.storage import write_checkpoint
-from srtrain.networks.transfer import Transfer, init_from
+from srtrain.networks.transfer import Transfer, discriminator_from, init_from
 
 State = dict[str, Tensor]
 
@@ -170,6 +172,53 @@ def test_a_published_model_starts_another_scale(shared: Path) -> None:
         init_from(target, path, partial=False)
     report = init_from(target, path, partial=True)
     assert len(report.copied) > 0.95 * report.total
+
+
+def judge(*, seed: int, base_channels: int = 2) -> Discriminator:
+    torch.manual_seed(seed)
+    target = "srtrain.networks.discriminators.patchgan.PatchGAN"
+    kwargs = {"n_layers": 1, "base_channels": base_channels}
+    return build_discriminator({"_target_": target, "kwargs": kwargs})
+
+
+def kept_judge(path: Path, saved: Discriminator, **train_state: object) -> Path:
+    generator = edsr(2, seed=1)
+    content = {"generator": dict(generator.spec), "scale": 2, "step": 1}
+    content |= {"state_dict": generator.net.state_dict(), "discriminator": dict(saved.spec)}
+    write_checkpoint(path, content | train_state)
+    return path
+
+
+def test_a_discriminator_goes_on(tmp_path: Path) -> None:
+    source, target = judge(seed=1), judge(seed=2)
+    state = {f"discriminator.net.{k}": v for k, v in source.net.state_dict().items()}
+    path = kept_judge(tmp_path / "a.ckpt", source, train_state={"state_dict": state})
+    assert not target.trained
+    said = f"the discriminator goes on: {len(state)} tensors copied"
+    assert discriminator_from(target, path) == said
+    assert target.trained
+    assert all(map(torch.equal, target.state_dict().values(), source.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("base_channels", "train_state", "said"),
+    [
+        (2, {}, "afresh: the file holds the generator's weights alone"),
+        (2, {"train_state": {"state_dict": {}}}, "afresh: the file holds the generator's"),
+        (4, {}, "afresh: the file's is {"),
+    ],
+)
+def test_a_discriminator_starts_afresh(
+    base_channels: int, train_state: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    target = judge(seed=2)
+    before = {name: value.clone() for name, value in target.state_dict().items()}
+    path = kept_judge(
+        tmp_path / "a.ckpt", judge(seed=1, base_channels=base_channels), **train_state
+    )
+    assert said in discriminator_from(target, path)
+    assert not target.trained
+    assert all(map(torch.equal, target.state_dict().values(), before.values()))
 
 
 def test_the_report_shows_five_of_a_kind() -> None:

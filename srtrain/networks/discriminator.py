@@ -16,6 +16,7 @@ class Discriminator(nn.Module):
 
     Losses are computed with autocast off, and one of them asks the discriminator: it judges in the
     generator's precision all the same. ``net`` alone is fp32, for penalties on gradients.
+    ``trained``: whether it came from a file and knows something already.
 
     Shapes: image (B, 3, H, W) in [0, 1] -> logits.
     """
@@ -25,6 +26,7 @@ class Discriminator(nn.Module):
         self.net = net
         self.spec = spec
         self.bf16 = bf16
+        self.trained = False
 
     @property
     def receptive_field(self) -> int:

@@ -91,7 +91,8 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
 def discriminator_from(discriminator: Discriminator, path: Path) -> str:
     """Take over the discriminator of an own checkpoint, if it is the same network; says what was.
 
-    Community files hold generators: the adversary then starts afresh, as it does against another.
+    Community files hold generators, and own ones may hold weights alone: the adversary then starts
+    afresh, as it does against another.
     """
     content = load_tensors(resolve(path))
     spec = content.get("discriminator") if is_own_checkpoint(content) else None
@@ -105,7 +106,10 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
         for name, value in saved.items()
         if name.startswith(DISCRIMINATOR)
     }
+    if not state:
+        return "the discriminator starts afresh: the file holds the generator's weights alone"
     discriminator.net.load_state_dict(state)
+    discriminator.trained = True
     return f"the discriminator goes on: {len(state)} tensors copied"
 
 
