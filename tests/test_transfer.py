@@ -21,11 +21,16 @@ from srtrain.networks.transfer import Transfer, discriminator_from, init_from
 State = dict[str, Tensor]
 
 
-def edsr(scale: int, *, seed: int, num_blocks: int = 4, name: str = "EDSR") -> Generator:
+GAUSSIAN: Spec = {"_target_": "srtrain.networks.heads.GaussianHead", "kwargs": {}}
+
+
+def edsr(
+    scale: int, *, seed: int, num_blocks: int = 4, name: str = "EDSR", head: Spec | None = None
+) -> Generator:
     torch.manual_seed(seed)
     kwargs = {"scale": scale, "num_features": 8, "num_blocks": num_blocks}
     target = f"srtrain.networks.edsr.{name}"
-    return build_generator({"_target_": target, "kwargs": kwargs}, scale=scale)
+    return build_generator({"_target_": target, "kwargs": kwargs}, scale=scale, head=head)
 
 
 def save(path: Path, generator: Generator) -> Path:
@@ -53,6 +58,40 @@ def test_x4_starts_from_x2(tmp_path: Path) -> None:
     assert str(report) == (
         "24 of 26 tensors copied; 2 missing in the file: upsample.2.weight, upsample.2.bias"
     )
+
+
+@pytest.mark.parametrize(("name", "last"), [("EDSR", "conv_last"), ("EDSRLite", "tail")])
+def test_a_head_starts_from_an_image(name: str, last: str, tmp_path: Path) -> None:
+    """The rows that make the image move over; those of the widths stay fresh."""
+    source, target = edsr(2, seed=1, name=name), edsr(2, seed=2, name=name, head=GAUSSIAN)
+    before = state_of(target)
+    path = save(tmp_path / "step-1.ckpt", source)
+    with pytest.raises(StorageError, match=rf"leading rows.*: {last}\.weight, {last}\.bias"):
+        init_from(target, path, partial=False)
+    report = init_from(target, path, partial=True)
+    assert report.led == (f"{last}.weight", f"{last}.bias")
+    total = len(before)
+    assert str(report) == (
+        f"{total - 2} of {total} tensors copied;"
+        f" 2 in their leading rows, for the head's image: {last}.weight, {last}.bias"
+    )
+    after = state_of(target)
+    rows = len(after[f"{last}.bias"]) // 2
+    assert torch.equal(after[f"{last}.weight"][rows:], before[f"{last}.weight"][rows:])
+    lr = torch.rand(1, 3, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(target(lr), source(lr), rtol=0, atol=1e-6)
+
+
+def test_rows_of_another_scale_are_no_image(tmp_path: Path) -> None:
+    """EDSRLite's tail has 12 rows for x2, and 96 for two maps of x4: eight times as many."""
+    source, target = (
+        edsr(2, seed=1, name="EDSRLite"),
+        edsr(4, seed=2, name="EDSRLite", head=GAUSSIAN),
+    )
+    report = init_from(target, save(tmp_path / "step-1.ckpt", source), partial=True)
+    assert report.led == ()
+    assert report.other_shape == ("tail.weight", "tail.bias")
 
 
 def test_x4_from_x2_keeps_the_body_s_features(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from torch import Tensor
+
     from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
 
@@ -30,20 +32,22 @@ class Transfer:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     other_shape: tuple[str, ...]
+    led: tuple[str, ...] = ()  # their leading rows were copied: the image of a head's maps
 
     @property
     def total(self) -> int:
         """Number of the generator's tensors."""
-        return len(self.copied) + len(self.missing) + len(self.other_shape)
+        return len(self.copied) + len(self.led) + len(self.missing) + len(self.other_shape)
 
     @property
     def complete(self) -> bool:
         """Whether both sides agree in every name and shape."""
-        return not (self.missing or self.unexpected or self.other_shape)
+        return not (self.missing or self.unexpected or self.other_shape or self.led)
 
     def __str__(self) -> str:
         """One line: how many were copied, and the first five of each kind of the rest."""
         kinds = (
+            ("in their leading rows, for the head's image", self.led),
             ("missing in the file", self.missing),
             ("unknown to the generator", self.unexpected),
             ("of another shape", self.other_shape),
@@ -57,18 +61,22 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
 
     ``path`` is anything that ``load_generator`` takes, and any other file of named tensors. Names
     are compared bare, then, if some do not match, as spandrel writes them (published RRDB files
-    come in two spellings).
+    come in two spellings). Where the generator has a head of K maps and the file's network has
+    none, the last layer's rows are K times as many: the leading ones, which make the image, are
+    copied.
 
     Raises: StorageError, leaving the generator as it was, if less than half of its tensors match,
     or if anything does not match and ``partial`` is false.
     """
     own = generator.net.state_dict()
     state = read_state(path)
-    found = _compare(own, state)
+    maps = 1 if generator.head is None else generator.head.num_maps
+    found = _compare(own, state, maps)
     if not found.complete:
         respelt = _as_spandrel_writes(state, path)
         state, found = max(
-            ((state, found), (respelt, _compare(own, respelt))), key=lambda it: len(it[1].copied)
+            ((state, found), (respelt, _compare(own, respelt, maps))),
+            key=lambda it: len(it[1].copied),
         )
     if 2 * len(found.copied) < found.total:
         raise StorageError(
@@ -85,6 +93,8 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
     with torch.no_grad():
         for name in found.copied:
             own[name].copy_(state[name])
+        for name in found.led:
+            own[name][: len(state[name])].copy_(state[name])
     return found
 
 
@@ -100,7 +110,7 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
         return "the discriminator starts afresh: the file has none"
     if spec != discriminator.spec:
         return f"the discriminator starts afresh: the file's is {spec}"
-    saved = content["train_state"]["state_dict"]
+    saved = (content.get("train_state") or {}).get("state_dict", {})
     state = {
         name.removeprefix(DISCRIMINATOR): value
         for name, value in saved.items()
@@ -113,15 +123,24 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
     return f"the discriminator goes on: {len(state)} tensors copied"
 
 
-def _compare(own: StateDict, state: StateDict) -> Transfer:
+def _compare(own: StateDict, state: StateDict, maps: int) -> Transfer:
     both = [name for name in own if name in state]
     same = [name for name in both if own[name].shape == state[name].shape]
+    led = [name for name in both if maps > 1 and _is_led(own[name], state[name], maps)]
     return Transfer(
         copied=tuple(same),
         missing=tuple(name for name in own if name not in state),
         unexpected=tuple(name for name in state if name not in own),
-        other_shape=tuple(name for name in both if name not in set(same)),
+        other_shape=tuple(name for name in both if name not in {*same, *led}),
+        led=tuple(led),
     )
+
+
+def _is_led(own: Tensor, other: Tensor, maps: int) -> bool:
+    """Whether the rows of ``other`` are those of the first of as many ``maps`` in ``own``."""
+    if not own.ndim or not other.ndim:
+        return False
+    return own.shape == (maps * len(other), *other.shape[1:])
 
 
 def _as_spandrel_writes(state: StateDict, path: Path) -> StateDict:
