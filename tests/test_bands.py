@@ -72,6 +72,20 @@ def test_the_checkpoint_gives_the_median_and_its_band(quantile: RunFolder) -> No
         model.bands(image[:1])
 
 
+def test_a_self_ensemble_has_bands_of_its_own(quantile: RunFolder) -> None:
+    """Of the mean maps: an image turned has its band turned, around the ensemble's median."""
+    model = load_model(quantile.path, device="cpu")
+    image = torch.rand(3, 9, 9)
+    single = model.bands(image)
+    model.self_ensemble = True
+    band = model.bands(image)
+    for bound, turned, alone in zip(band, model.bands(image.rot90(1, (1, 2))), single, strict=True):
+        torch.testing.assert_close(turned, bound.rot90(1, (1, 2)), rtol=0, atol=1e-5)
+        assert not torch.allclose(bound, alone, rtol=0, atol=1e-4)
+    sr = model.upscale(image)
+    assert ((band.lower <= sr) & (sr <= band.upper)).all()
+
+
 def test_the_kept_band_is_the_one_that_was_measured(quantile: RunFolder, images: Path) -> None:
     """All three images calibrated it: together they hold 90 % in it, and what clipping adds."""
     from srtrain.degradation.resize import Bicubic

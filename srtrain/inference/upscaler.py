@@ -105,7 +105,8 @@ class Upscaler:
         """The images between which the truth lies in ``level`` of the values, float32 in [0, 1].
 
         ``level``: the model's own by default, for which it is calibrated. What the share means, and
-        what it does not: ``srtrain.metrics.coverage``.
+        what it does not: ``srtrain.metrics.coverage``. With ``self_ensemble``, the band of the mean
+        maps over flips and turns; the calibration is that of single passes.
 
         Shapes: RGB (C, h, w) or (B, C, h, w), uint8 or float in [0, 1] -> two such, enlarged.
         Raises: ConfigError if the model predicts a single image; ValueError for other levels of a
@@ -121,8 +122,13 @@ class Upscaler:
             raise ValueError(f"expected RGB (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
         lr = to_float(image if image.ndim == 4 else image[None]).float()
         _check_unit_range(lr.min().item(), lr.max().item(), str(image.dtype))
-        channels = self._upscale_once(lr, generator=self.generator.headless())
-        lower, upper = (b.clamp(0, 1) for b in head.interval(head.maps(channels), level))
+        headless = self.generator.headless()
+
+        def mapped(view: Tensor) -> Tensor:
+            return head.maps(self._upscale_once(view, generator=headless))
+
+        maps = _over_flips_and_turns(lr, mapped) if self.self_ensemble else mapped(lr)
+        lower, upper = (b.clamp(0, 1) for b in head.interval(maps, level))
         return Band(lower, upper) if image.ndim == 4 else Band(lower[0], upper[0])
 
     @torch.no_grad()
