@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from srtrain import rng
-from srtrain.augmentation.partners import circle, partner_rows, world_size
+from srtrain.augmentation.partners import circle, partner_rows
 from srtrain.augmentation.regions import cutblur_boxes, cutmix_boxes, enlarged, inside
+from srtrain.process_group import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable

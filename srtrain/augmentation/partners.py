@@ -8,13 +8,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from srtrain.process_group import world_size
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def world_size() -> int:
-    """The number of ranks; 1 outside any process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def circle(source: np.random.Generator, count: int) -> np.ndarray:

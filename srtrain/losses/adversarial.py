@@ -18,6 +18,7 @@ from torch.nn.functional import relu, softplus
 
 from srtrain.checks import same_shape
 from srtrain.losses.precision import at_least_float32
+from srtrain.process_group import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -270,8 +271,9 @@ class _SumOverRanks(torch.autograd.Function):
 def _means_over_ranks(fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     """Both means over the logits of all ranks, in one collective; gradients flow to every rank."""
     means = torch.stack([fake.mean(), real.mean()])
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        means = _SumOverRanks.apply(means) / dist.get_world_size()
+    ranks = world_size()
+    if ranks > 1:
+        means = _SumOverRanks.apply(means) / ranks
     mean_fake, mean_real = means.unbind()
     return mean_fake, mean_real
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from srtrain.networks.heads import Band
+from srtrain.process_group import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -158,8 +159,9 @@ def _rows(data: int, samples: list[int], figures: Mapping[str, Tensor]) -> list[
 
 def all_ranks(items: list[Item]) -> list[Item]:
     """The lists of all ranks, one after the other, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()):
+    ranks = world_size()
+    if ranks == 1:
         return items
-    gathered: list[Any] = [None] * dist.get_world_size()
+    gathered: list[Any] = [None] * ranks
     dist.all_gather_object(gathered, items)
     return [item for part in gathered for item in part]

@@ -1,0 +1,13 @@
+"""The ranks that talk to each other now: torch's process group, if there is one.
+
+How many there are to be, before any is up, says ``srtrain.ranks``, without torch.
+"""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+
+def world_size() -> int:
+    """The number of ranks; 1 outside any process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
