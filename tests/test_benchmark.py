@@ -11,9 +11,12 @@ import torch
 from srtrain.cli import benchmark, paired
 from srtrain.cli.main import main
 from srtrain.cli.paired import Clock, Spread, over, take_turns
+from srtrain.degradation.sharpen import USM
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from torch import Tensor
 
 
 def test_arms_take_turns_after_one_round_unmeasured() -> None:
@@ -52,7 +55,7 @@ def test_benchmark_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     finally:
         torch.set_num_threads(threads)
     result = json.loads(file.read_text(encoding="utf-8"))
-    assert list(result["arms"]) == [benchmark.BARE, *benchmark.DEGRADATIONS]
+    assert list(result["arms"]) == ["bare", "bicubic", "real_esrgan", "real_esrgan + target"]
     assert (result["unit"], result["batch"], result["lr_patch"]) == ("CPU-s", 2, 8)
     for name, arm in result["arms"].items():
         assert len(arm["rounds"]) == 2
@@ -61,6 +64,25 @@ def test_benchmark_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "edsr_lite ×2, 2 patches of 8² LR pixels" in said
     assert all(name in said for name in result["arms"])
+
+
+def test_the_sharpened_target_is_what_the_loss_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--generator edsr_lite --scale 2 --batch 2 --lr-patch 8 --degradation real_esrgan"
+    arms = benchmark.step_arms(benchmark._parser().parse_args(words.split()), torch.device("cpu"))
+    compared: dict[str, Tensor] = {}
+    l1_loss = torch.nn.functional.l1_loss
+    for name, arm in arms.items():
+
+        def kept(sr: Tensor, hr: Tensor, name: str = name) -> Tensor:
+            compared[name] = hr
+            return l1_loss(sr, hr)
+
+        monkeypatch.setattr(torch.nn.functional, "l1_loss", kept)
+        arm()
+    hr = compared["bare"]
+    assert torch.equal(compared["real_esrgan"], hr)
+    assert torch.equal(compared[benchmark.SHARPENED], USM()(hr))
+    assert not torch.equal(compared[benchmark.SHARPENED], hr)
 
 
 def test_an_unknown_degradation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

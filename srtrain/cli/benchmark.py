@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BARE = "bare"
 DEGRADATIONS = ("bicubic", "real_esrgan")
+SHARPENED = "real_esrgan + target"  # what experiment=real_esrgan pays
 
 
 def main(argv: list[str]) -> int:
@@ -46,11 +47,15 @@ def main(argv: list[str]) -> int:
 
 
 def step_arms(options: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
-    """A training step with LR given, and with LR made from HR by each degradation."""
+    """A training step with LR given, and with LR made from HR by each degradation.
+
+    Beside Real-ESRGAN's, one whose loss compares with the sharpened HR, as its experiment does.
+    """
     from hydra.utils import instantiate
 
     from srtrain.cli.build import make_generator
     from srtrain.config.preflight import prepare
+    from srtrain.degradation.sharpen import USM
 
     chosen = ["experiment=mse", "budget=paper", f"scale={options.scale}"]
     arms: dict[str, Callable[[], None]] = {}
@@ -63,6 +68,8 @@ def step_arms(options: argparse.Namespace, device: torch.device) -> dict[str, Ca
             arms[BARE] = partial(step.run, options.steps)
         degradation = instantiate(config.degradation, _convert_="all").to(device)
         arms[name] = partial(step.run, options.steps, degradation)
+        if name == "real_esrgan":
+            arms[SHARPENED] = partial(step.run, options.steps, degradation, USM())
     return arms
 
 
@@ -91,18 +98,22 @@ class Step:
         self.bf16 = device.type == "cuda"
 
     def run(
-        self, count: int, degradation: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        count: int,
+        degradation: Callable[[Tensor, Tensor], Tensor] | None = None,
+        target: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """``count`` steps."""
+        """``count`` steps; the loss compares with ``target(hr)``."""
         import torch
 
         for _ in range(count):
             self.samples = self.samples + len(self.samples)
             lr = self.lr if degradation is None else degradation(self.hr, self.samples)
             lr = lr.contiguous(memory_format=torch.channels_last)
+            hr = self.hr if target is None else target(self.hr)
             with torch.autocast(lr.device.type, torch.bfloat16, enabled=self.bf16):
                 sr = self.generator(lr)
-            torch.nn.functional.l1_loss(sr.float(), self.hr).backward()
+            torch.nn.functional.l1_loss(sr.float(), hr).backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -160,8 +171,9 @@ def print_table(result: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="srtrain benchmark",
-        description="What degradation adds to a training step. The arms take turns, so that their"
-        " ratios hold on a busy machine too; CPU-seconds on a CPU, seconds on a GPU.",
+        description="What degradation, and Real-ESRGAN's sharpened target, add to a training step."
+        " The arms take turns, so that their ratios hold on a busy machine too; CPU-seconds on a"
+        " CPU, seconds on a GPU.",
     )
     parser.add_argument("--generator", metavar="NAME", default="edsr", help="option of generator=")
     parser.add_argument("--scale", type=_positive, default=4)
