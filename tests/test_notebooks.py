@@ -13,6 +13,13 @@ from nbclient import NotebookClient
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURES = {  # what the text leans on, as printed
+    "03_why_mse_blurs": [
+        "missing energy / squared error, of the mean: 1.00\n",
+        "the same of any one of the 40, on average: 0.00\n",
+        "squared error of any one / of the mean: 2.00\n",
+    ],
+}
 SLOW = [pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:]]
 
 
@@ -45,11 +52,17 @@ def test_executes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
     )
     client.execute()
-    said = [
+    said = _said(notebook, "stderr")
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    for figure in FIGURES.get(path.stem, []):
+        assert figure in _said(notebook, "stdout")
+
+
+def _said(notebook: nbformat.NotebookNode, stream: str) -> str:
+    return "".join(
         output.text
         for cell in notebook.cells
         for output in cell.get("outputs", [])
-        if output.output_type == "stream" and output.name == "stderr"
-    ]
-    assert "Traceback" not in "".join(said)
-    assert "Warning" not in "".join(said)
+        if output.output_type == "stream" and output.name == stream
+    )
