@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from srtrain.augmentation.batch import BatchAugmentation
-from srtrain.degradation.resize import Bicubic, upscale_rounded
+from srtrain.degradation.resize import Bicubic, shrunk, upscale_rounded
 from srtrain.errors import ConfigError
 from srtrain.losses.adversarial import Adversarial
 from srtrain.losses.schedule import Ramp
@@ -159,7 +159,7 @@ def make_module(
             "discriminator": discriminator,
             "objective": loss.terms[ADVERSARIAL].objective,
             "discriminator_optimizer": _rehearsed(config, "discriminator_optimizer", options),
-            "downscale": downscale,
+            "downscale": partial(shrunk, scale=config.scale),
             "seed": config.seed,
         }
     module: SupervisedSR = instantiate(config.model, **given, _recursive_=False)

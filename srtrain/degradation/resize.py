@@ -102,6 +102,24 @@ def upscale(lr: Tensor, *, scale: float) -> Tensor:
 
 
 @torch.no_grad()
+def shrunk(image: Tensor, *, scale: float) -> Tensor:
+    """``imresize(image, 1/scale)`` in fp32, rounded nowhere: cheap, for a look at every step.
+
+    Shapes: image (B, C, H, W) -> float32 (B, C, ceil(H/scale), ceil(W/scale)).
+    """
+    image_batch(image)
+    _check_scale(scale)
+    zoom = 1 / Fraction(scale)
+    rows, columns = (
+        _matrix(side, _scaled_length(side, zoom), float(zoom), image.device).float()
+        for side in image.shape[-2:]
+    )
+    with torch.autocast(image.device.type, enabled=False):
+        small: Tensor = rows @ image.float() @ columns.T
+    return small
+
+
+@torch.no_grad()
 def upscale_rounded(lr: Tensor, *, scale: float) -> Tensor:
     """``imresize(lr, scale)`` of an 8-bit image: both passes rounded, as MATLAB does to files.
 
