@@ -64,6 +64,18 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Within, all of ``network`` is in evaluation mode: to look at it moves no statistics."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def add_share(values: dict[str, Tensor], part: Mapping[str, Tensor], count: int) -> None:
     """Add one of ``count`` equal micro-batches to the means ``values``, in place."""
     for name, value in part.items():

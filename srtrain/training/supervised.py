@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srtrain.training.averaged import averaged_image
 from srtrain.training.examples import Augmentation, Example, Examples
-from srtrain.training.stepping import add_share, optimized, step_network
+from srtrain.training.stepping import add_share, evaluated, optimized, step_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,14 +118,15 @@ class SupervisedSR(LightningModule):
     def loss_details(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each weighted term's gradient norm at the output, and the robust terms' linear zones.
 
-        Of the last step's own images: another forward in training mode would move the statistics
-        of batch norm.
+        Of the last step's own images, in evaluation mode: another forward in training mode would
+        move the statistics of batch norm. A discriminator has taken its own step in between.
         """
         if self.last is None:
             raise RuntimeError("loss_details needs a training step first")
         output, target, average, step = self.last
-        norms = self.loss.gradient_shares(output, target, step=step, average=average)
-        return norms, self.loss.linear_shares(output, target, step=step)
+        with evaluated(self):
+            norms = self.loss.gradient_shares(output, target, step=step, average=average)
+            return norms, self.loss.linear_shares(output, target, step=step)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""
