@@ -88,6 +88,12 @@ def warmup(facts: Facts) -> Iterator[SrtrainError]:
         what = f"model.warmup_share={share:g} of a loss without pixel* terms would teach nothing"
         fix = "give loss.weights.pixel a value from step 0 on, or start from a file: init_from=FILE"
         yield ConfigError(what, where="model.warmup_share", fix=fix)
+    start, weights = facts.number("model.discriminator_start"), facts.weights()
+    others = any(name not in late and name != "adversarial" for name in weights)
+    if start and weights and not others and not facts.get("init_from.path"):
+        what = f"before model.discriminator_start={start:g} the generator would learn nothing"
+        fix = "give loss.weights.pixel a value from step 0 on, or leave it at 0"
+        yield ConfigError(what, where="model.discriminator_start", fix=fix)
 
 
 def patchgan_field(n_layers: float) -> int:

@@ -15,7 +15,7 @@ from srtrain.losses.precision import at_least_float32
 from srtrain.losses.schedule import Ramp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -84,9 +84,17 @@ class WeightedSum(nn.Module):
         """
         if until and not any(name.startswith("pixel") for name in self.weights_at(0)):
             raise ValueError("a start from pixels alone needs a pixel* term that counts at step 0")
-        for name in self.weights:
-            if until and not name.startswith("pixel"):
-                self.schedules[name] = self.schedules.get(name, Ramp()).not_before(until)
+        self.not_before(until, {name for name in self.weights if not name.startswith("pixel")})
+
+    def not_before(self, until: int, names: Collection[str]) -> None:
+        """Let the terms ``names`` begin at step ``until`` at the earliest.
+
+        Raises: ValueError where nothing would be left to learn from.
+        """
+        if until and not self.weights_at(0).keys() - set(names):
+            raise ValueError(f"no other term counts at step 0, before {', '.join(sorted(names))}")
+        for name in self.weights.keys() & set(names) if until else ():
+            self.schedules[name] = self.schedules.get(name, Ramp()).not_before(until)
 
     def weights_at(self, step: int | None) -> dict[str, float]:
         """The weights above 0 at ``step``; None: those at the end."""

@@ -16,17 +16,19 @@ class Discriminator(nn.Module):
 
     Losses are computed with autocast off, and one of them asks the discriminator: it judges in the
     generator's precision all the same. ``net`` alone is fp32, for penalties on gradients.
-    ``trained``: whether it came from a file and knows something already.
+    ``trained`` is 1 where it came from a file, and knows something before its first step.
 
     Shapes: image (B, 3, H, W) in [0, 1] -> logits.
     """
+
+    trained: Tensor
 
     def __init__(self, net: nn.Module, *, spec: Spec, bf16: bool = False) -> None:
         super().__init__()
         self.net = net
         self.spec = spec
         self.bf16 = bf16
-        self.trained = False
+        self.register_buffer("trained", torch.tensor(0, dtype=torch.uint8))
 
     @property
     def receptive_field(self) -> int:

@@ -119,7 +119,7 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
     if not state:
         return "the discriminator starts afresh: the file holds the generator's weights alone"
     discriminator.net.load_state_dict(state)
-    discriminator.trained = True
+    discriminator.trained.fill_(1)
     return f"the discriminator goes on: {len(state)} tensors copied"
 
 

@@ -31,11 +31,11 @@ MOMENTUM = 0.1  # of the accuracy's average: the last ten steps or so
 class AdversarialSR(SupervisedSR):
     """The supervised step, then one of a discriminator that tells ``sr`` from what is ``real``.
 
-    What the generator wants of the discriminator is a term of its ``loss``. Until ``warmup_share``
-    of the steps it learns from ``pixel*`` terms alone. The discriminator learns from step
-    ``discriminator_start`` on; with ``adaptive`` it pauses while its average accuracy is above
-    ``adaptive_above``, at the price of waiting for the device. ``real`` images are the generator's
-    ``target``, or ``hr`` itself where that was sharpened.
+    What the generator wants of the discriminator is the term ``adversarial`` of its ``loss``. Until
+    ``warmup_share`` of the steps it learns from ``pixel*`` terms alone. The discriminator learns
+    from step ``discriminator_start``, and is heard no earlier unless it came from a file; with
+    ``adaptive`` it pauses (and waits for the device) while its average accuracy is above
+    ``adaptive_above``. ``real`` images are the ``target``, or ``hr`` where that was sharpened.
     """
 
     accuracy: Tensor
@@ -91,8 +91,10 @@ class AdversarialSR(SupervisedSR):
         self.last_logits: tuple[Tensor, Tensor] | None = None  # real, fake
 
     def on_fit_start(self) -> None:
-        """Now the number of steps is known, and with it the end of the warm-up."""
+        """Now the number of steps is known, and with it when the generator hears what."""
         self.loss.pixels_first(round(self.warmup_share * self.trainer.max_steps))
+        if not self.discriminator.trained:
+            self.loss.not_before(self.discriminator_start, ["adversarial"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of the generator, then one of the discriminator, on one global batch."""
@@ -103,9 +105,8 @@ class AdversarialSR(SupervisedSR):
 
     def learns(self) -> bool:
         """Whether the discriminator has begun, and does not win too often."""
-        if self.global_step < self.discriminator_start:
-            return False
-        return self.adaptive_above is None or float(self.accuracy) <= self.adaptive_above
+        begun = self.global_step >= self.discriminator_start
+        return begun and (self.adaptive_above is None or float(self.accuracy) <= self.adaptive_above)
 
     def train_discriminator(
         self, made: Sequence[Tensor], examples: Sequence[Example], *, step: int, learns: bool
