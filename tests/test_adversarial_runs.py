@@ -24,6 +24,7 @@ ADVERSARY = (
     "discriminator=patchgan",
     "discriminator.n_layers=1",
     "discriminator.base_channels=8",
+    "discriminator.norm=spectral",
     "discriminator_optimizer.lr=1e-3",
     "loss.weights.adversarial=0.01",
     "model.clip_norm=0.5",
@@ -101,7 +102,8 @@ def test_what_a_run_says_of_its_adversary(
 ) -> None:
     folder = train(images, tmp_path, *ADVERSARY, "trainer.max_steps=2")
     said = capsys.readouterr().out
-    assert "patchgan 16×16, 0.0M parameters, vanilla, learns from step 0" in said
+    assert "patchgan_lite 16×16, norm spectral, " in said
+    assert " parameters, vanilla, learns from step 0" in said
     assert "1 pixel + 0.0099 perceptual + 0.01 adversarial" in said
     last = {name: value for _, name, value in folder.read_metrics()}
     terms = ("pixel", "perceptual", "adversarial")
@@ -225,12 +227,17 @@ def test_init_from_takes_the_discriminator_too(
     folder = train(images, tmp_path / "same", *ADVERSARY, *frozen)
     assert "the discriminator goes on: " in capsys.readouterr().out
     given, taken = (_state(run, at)["state_dict"] for run, at in ((straight, 6), (folder, 1)))
-    judge = [name for name in given if name.startswith("discriminator.")]
+    judge = [name for name in given if name.startswith("discriminator.net.")]
     assert judge
+    assert (given["discriminator.trained"], taken["discriminator.trained"]) == (0, 1)
+    heard = [step for step, name, _ in folder.read_metrics() if name == "train/adversarial"]
+    assert heard == [1]
     assert all(torch.equal(given[name], taken[name]) for name in judge)
     assert read_json(folder.summary)["discriminator_steps"] == 0
     train(images, tmp_path / "other", *ADVERSARY, *frozen, "discriminator.base_channels=4")
     assert "the discriminator starts afresh: the file's is " in capsys.readouterr().out
+    unheard = RunFolder(tmp_path / "other").read_metrics()
+    assert not [step for step, name, _ in unheard if name == "train/adversarial"]
 
 
 @pytest.mark.slow
