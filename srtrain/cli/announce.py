@@ -38,7 +38,7 @@ def header(
     rows = [
         ("experiment", f"{choices['experiment']} ×{config.scale}, budget {choices['budget']}"),
         ("generator", f"{choices['generator']}, {count:,} parameters"),
-        *_adversary(module, choices),
+        *_adversary(module, options, choices),
         ("loss", " · ".join([losses, *_feature_notes(module).values()])),
         ("steps", f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images"),
         ("device", _devices(options)),
@@ -76,16 +76,22 @@ def report(
     table.places(console, rows)
 
 
-def _adversary(module: SupervisedSR, choices: Mapping[str, str]) -> list[tuple[str, str]]:
+def _adversary(
+    module: SupervisedSR, options: TrainerOptions, choices: Mapping[str, str]
+) -> list[tuple[str, str]]:
     if not isinstance(module, AdversarialSR):
         return []
     judge = module.discriminator
     field, count = judge.receptive_field, sum(p.numel() for p in judge.parameters())
+    norm = judge.spec["kwargs"].get("norm")
+    warmup = round(module.warmup_share * options.max_steps)
     said = [
         f"{choices['discriminator']} {field}×{field}",
+        *([f"norm {norm}"] if norm else []),
         f"{count:,} parameters",
         choices["objective"],
         f"learns from step {module.discriminator_start}",
+        *([f"heard after {warmup:,} steps of pixels alone"] if warmup else []),
         *([f"pauses above {module.adaptive_above:.0%} accuracy"] if module.adaptive_above else []),
     ]
     return [("adversary", ", ".join(said))]
