@@ -154,7 +154,7 @@ def _wants_no_norm(
 ) -> bool:
     """Whether WGAN-GP meets spectral norm that nobody asked for: an option's default.
 
-    Spectral norm bounds the slope already, and so low that the penalty cannot pull it up to 1.
+    The penalty is there to bound the slope, as spectral norm does: one of the two is enough.
     Whoever chose it for himself is told so (``rules_adversary.py``); the default gives way.
     """
     if settled.option("objective") != "wgan_gp":

@@ -114,7 +114,7 @@ def combinations(facts: Facts) -> Iterator[SrtrainError]:
         yield ConfigError(what, where="discriminator.norm", fix=NO_SPECTRAL)
     unet = facts.get("discriminator._target_") == UNET
     if gradient_penalty and (unet or facts.get("discriminator.norm") == "spectral"):
-        what = "WGAN-GP pulls slopes up to 1, spectral norm keeps them far below"
+        what = "WGAN-GP pulls slopes to 1, spectral norm holds them down: two bounds at odds"
         fix, where = (ELSE, "discriminator") if unet else (NO_SPECTRAL, "discriminator.norm")
         yield ConfigError(what, where=where, fix=f"{fix}; or objective.gradient_penalty=0")
     accumulate = facts.number("trainer.accumulate")

@@ -105,8 +105,8 @@ class AdversarialSR(SupervisedSR):
 
     def learns(self) -> bool:
         """Whether the discriminator has begun, and does not win too often."""
-        begun = self.global_step >= self.discriminator_start
-        return begun and (self.adaptive_above is None or float(self.accuracy) <= self.adaptive_above)
+        begun, above = self.global_step >= self.discriminator_start, self.adaptive_above
+        return begun and (above is None or float(self.accuracy) <= above)
 
     def train_discriminator(
         self, made: Sequence[Tensor], examples: Sequence[Example], *, step: int, learns: bool
