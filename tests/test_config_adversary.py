@@ -84,7 +84,7 @@ def problems(changes: dict[str, Any]) -> list[str]:
         ),
         (
             {**ON, "objective": {"_target_": f"{OBJECTIVE}Wasserstein", "gradient_penalty": 10.0}},
-            "spectral norm keeps them far below · discriminator.norm · choose "
+            "spectral norm holds them down: two bounds at odds · discriminator.norm · choose "
             "discriminator.norm=instance | none; or objective.gradient_penalty=0",
         ),
         (
@@ -93,7 +93,7 @@ def problems(changes: dict[str, Any]) -> list[str]:
                 "objective": {"_target_": f"{OBJECTIVE}Wasserstein"},
                 "discriminator": {"_target_": UNET},
             },
-            "far below · discriminator · choose discriminator=patchgan | vgg",
+            "at odds · discriminator · choose discriminator=patchgan | vgg",
         ),
         (
             {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from srtrain.augmentation.batch import BatchAugmentation
 from srtrain.degradation.resize import Bicubic, shrunk, upscale_rounded
@@ -91,9 +92,23 @@ def make_loss(
         if name != ADVERSARIAL
     }
     if discriminator is not None:
-        terms[ADVERSARIAL] = Adversarial(make_objective(config), discriminator)
+        objective = make_objective(config)
+        _refuse_batch_statistics(discriminator, objective)
+        terms[ADVERSARIAL] = Adversarial(objective, discriminator)
     schedules = {name: Ramp(**ramp) for name, ramp in plain(config.loss.schedule).items()}
     return WeightedSum(terms, weights, schedules=schedules, head=generator.head)
+
+
+def _refuse_batch_statistics(discriminator: Discriminator, objective: Objective) -> None:
+    """What bounds the gradient of single images cannot be had of a network that mixes them."""
+    mixing = [m for m in discriminator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if mixing and objective.penalised:
+        raise ConfigError(
+            f"{type(objective).__name__}'s penalty bounds the gradient of single images; the "
+            f"discriminator's {type(mixing[0]).__name__} mixes them",
+            where="discriminator",
+            fix="take one without batch norm; or objective.r1_gamma=0 and no gradient penalty",
+        )
 
 
 def make_objective(config: DictConfig) -> Objective:

@@ -49,6 +49,11 @@ class Objective(nn.Module):
         self.r1_gamma = r1_gamma
         self.r1_every = r1_every
 
+    @property
+    def penalised(self) -> bool:
+        """Whether it bounds the discriminator's gradient, image by image."""
+        return self.r1_gamma > 0
+
     def generator(self, *, fake: Tensor, real: Tensor | None = None) -> Tensor:
         """What the generator minimises; ``real`` is used by relativistic objectives alone."""
         raise NotImplementedError
@@ -160,6 +165,11 @@ class Wasserstein(Objective):
         if not (math.isfinite(gradient_penalty) and gradient_penalty >= 0):
             raise ValueError(f"gradient_penalty = {gradient_penalty} must be finite and >= 0")
         self.gradient_penalty = gradient_penalty
+
+    @property
+    def penalised(self) -> bool:
+        """Image by image, by either penalty."""
+        return self.gradient_penalty > 0 or super().penalised
 
     def generator(self, *, fake: Tensor, real: Tensor | None = None) -> Tensor:
         """``mean -fake``."""
