@@ -97,6 +97,19 @@ def test_figures_of_every_step() -> None:
     assert values["d_loss"] > 0
 
 
+def test_gradient_shares_move_no_statistics() -> None:
+    """A look in training mode would move the running means of the discriminator's batch norm."""
+    module = make(norm="batch")
+    fit(module, 1)
+    before = copy.deepcopy(module.discriminator.state_dict())
+    norms, _ = module.loss_details()
+    assert float(norms["adversarial"]) > 0
+    after = module.discriminator.state_dict()
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(part.training for part in module.discriminator.modules())
+
+
 def test_drift_and_consistency_of_known_images() -> None:
     hr = batch(0)["hr"] * 0.5
     lr = Bicubic(scale=2)(hr)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from srtrain.color import luma
-from srtrain.degradation.resize import Bicubic, bicubic_uint8, resize_matrix, upscale
+from srtrain.degradation.resize import Bicubic, bicubic_uint8, resize_matrix, shrunk, upscale
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 
@@ -91,6 +91,18 @@ def test_every_scale_keeps_constants_and_a_linear_ramp(scale: float) -> None:
         tolerance = 0.02 * scale if small and scale != int(scale) else 1e-9
         assert (got - centre)[inner].abs().max() < tolerance
     assert upscale(ramp[..., :12, :12], scale=scale).shape[-1] == int(np.ceil(12 * scale - 1e-6))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_shrunk_is_bicubic_before_rounding(scale: int) -> None:
+    torch.manual_seed(1)
+    image = torch.rand(2, 3, 24, 36) * 0.5 + 0.25  # nothing overshoots
+    small = shrunk(image.bfloat16(), scale=scale)
+    assert small.dtype == torch.float32
+    torch.testing.assert_close(small, Bicubic(scale=scale)(image), atol=5e-3, rtol=0)
+    levels = (image * 255).round() / 255
+    off = (shrunk(levels, scale=scale) - Bicubic(scale=scale)(levels)).abs().max() * 255
+    assert 0.3 < float(off) < 1.1  # two roundings of half a level each
 
 
 def test_ties_round_up_as_in_matlab() -> None:
