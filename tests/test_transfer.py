@@ -236,7 +236,7 @@ def test_a_discriminator_goes_on(tmp_path: Path) -> None:
     said = f"the discriminator goes on: {len(state)} tensors copied"
     assert discriminator_from(target, path) == said
     assert target.trained
-    assert all(map(torch.equal, target.state_dict().values(), source.state_dict().values()))
+    assert all(map(torch.equal, target.net.state_dict().values(), source.net.state_dict().values()))
 
 
 @pytest.mark.parametrize(
