@@ -81,8 +81,7 @@ class AdversarialSR(SupervisedSR):
         self.objective = objective
         self.make_discriminator_optimizer = discriminator_optimizer
         self.downscale, self.told = downscale, validation.metrics.consistency
-        self.seed = seed
-        self.real = real
+        self.seed, self.real = seed, real
         self.warmup_share = warmup_share
         self.discriminator_start = discriminator_start
         self.discriminator_clip_norm = discriminator_clip_norm
