@@ -269,7 +269,7 @@ def test_what_an_experiment_sets_of_its_adversary_goes_with_it(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("word", "weight"),
     [
-        ("", 0.005),
+        ("", 0.002),
         ("loss.terms.perceptual.features=imagenet", 0.00615),
         ("loss.weights.perceptual=2", 2),
     ],
