@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,7 +128,13 @@ def continue_command(folder: Path | None, words: Sequence[str] = ()) -> str:
         asked.append(f"run_dir={short(folder)}")
     else:
         asked = [f"resume={short(folder)}"]
-    return shlex.join(["python", "-m", "srtrain", *asked])
+    return shlex.join([str(short(interpreter())), "-m", "srtrain", *asked])
+
+
+def interpreter() -> Path:
+    """``python`` where that is the one that runs, else its path: the environment may be inactive."""
+    found = shutil.which("python")
+    return Path("python") if found == sys.executable else Path(sys.executable)
 
 
 def short(path: Path) -> Path:
