@@ -132,7 +132,7 @@ def continue_command(folder: Path | None, words: Sequence[str] = ()) -> str:
 
 
 def interpreter() -> Path:
-    """``python`` where that is the one that runs, else its path: the environment may be inactive."""
+    """``python`` where that is what runs, else its path: the environment may be inactive."""
     found = shutil.which("python")
     return Path("python") if found == sys.executable else Path(sys.executable)
 
