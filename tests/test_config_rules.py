@@ -94,6 +94,7 @@ def problems(
             "leave model.augment.cutblur at 0",
         ),
         ({**LDL, "callbacks.ema": None}, "ldl compares with the averaged weights"),
+        ({**LDL, "callbacks.ema": None}, "keep callbacks.ema, or loss.weights.ldl=0"),
     ],
 )
 def test_refused(changes: dict[str, Any], said: str) -> None:

@@ -92,7 +92,7 @@ def averages(facts: Facts) -> Iterator[SrtrainError]:
         if ldl and not facts.get("callbacks.ema"):
             what = f"{name} compares with the averaged weights, and there is no average"
             where = f"loss.weights.{name}"
-            yield ConfigError(what, where=where, fix="keep callbacks.ema, or set it to 0")
+            yield ConfigError(what, where=where, fix=f"keep callbacks.ema, or {where}=0")
 
 
 def schedules(facts: Facts) -> Iterator[SrtrainError]:
