@@ -71,6 +71,18 @@ def problems(
         ({"loss.weights.perceptual": 0.01}, "1.00% of the pixel weights' 1;"),
         ({"loss.weights.perceptual": 0.5}, "50.00% of the pixel weights' 1; a regulariser stays"),
         (
+            {"loss.terms.perceptual_lpips": {}, "loss.weights.perceptual_lpips": 0.1},
+            "1; a regulariser stays below 1% · loss.weights.perceptual_lpips · keep it below 0.01",
+        ),
+        (
+            {
+                "loss.terms.perceptual_lpips": {},
+                "loss.weights.perceptual_lpips": 0.1,
+                "loss.weights.perceptual": 0.1,
+            },
+            "loss.weights.perceptual, loss.weights.perceptual_lpips · keep their sum below 0.01",
+        ),
+        (
             {"loss.weights.perceptual": 0.001, "loss.weights.pixel": 0.0},
             "no pixel term to regularise",
         ),

@@ -55,7 +55,8 @@ def perceptual_names(facts: Facts) -> Iterator[SrtrainError]:
 def perceptual_share(facts: Facts) -> Iterator[SrtrainError]:
     """``0 < Σ perceptual* < 0.01 · Σ pixel*`` for regularisers (design: nothing is rescaled)."""
     weights = facts.weights()
-    perceptual = sum(weight for name, weight in weights.items() if name.startswith("perceptual"))
+    names = [name for name in weights if name.startswith("perceptual")]
+    perceptual = sum(weights[name] for name in names)
     pixel = sum(weight for name, weight in weights.items() if name.startswith("pixel"))
     if not perceptual or facts.get("loss.role") == "perceptual_led":
         return
@@ -68,8 +69,10 @@ def perceptual_share(facts: Facts) -> Iterator[SrtrainError]:
             f"perceptual weights sum to {perceptual:g}, {perceptual / pixel:.2%} of the pixel"
             f" weights' {pixel:g}; a regulariser stays below {REGULARISER_SHARE:.0%}"
         )
-        fix = f"keep them below {REGULARISER_SHARE * pixel:g}, {led}"
-        yield ConfigError(what, where="loss.weights.perceptual", fix=fix)
+        where = ", ".join(f"loss.weights.{name}" for name in names)
+        them = "it" if len(names) == 1 else "their sum"
+        fix = f"keep {them} below {REGULARISER_SHARE * pixel:g}, {led}"
+        yield ConfigError(what, where=where, fix=fix)
 
 
 def tap_sets(facts: Facts) -> Iterator[SrtrainError]:
