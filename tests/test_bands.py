@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from srtrain import load_model
 from srtrain.cli.table import band_lines
@@ -70,6 +72,56 @@ def test_the_checkpoint_gives_the_median_and_its_band(quantile: RunFolder) -> No
         model.bands(image, level=0.5)
     with pytest.raises(ValueError, match="RGB"):
         model.bands(image[:1])
+
+
+@pytest.mark.parametrize(
+    "kind", ["PIL", "uint8", "uint16", "float32", "float64", "tensor uint8", "tensor float16"]
+)
+def test_bounds_are_of_the_kind_given(quantile: RunFolder, kind: str) -> None:
+    """And those of the plain tensor, rounded as that kind is; ``upscale`` lies between."""
+    model = load_model(quantile.path, device="cpu")
+    levels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    plain = torch.from_numpy(levels).permute(2, 0, 1)
+    image: Any = {
+        "PIL": Image.fromarray(levels),
+        "uint8": levels,
+        "uint16": levels.astype(np.uint16) * 257,
+        "float32": levels.astype(np.float32) / 255,
+        "float64": levels / 255,
+        "tensor uint8": plain,
+        "tensor float16": (plain / 255).half(),
+    }[kind]
+    sr = model.upscale(image)
+    found = model.bands(image)
+    for bound, expected in zip(found, model.bands(plain / 255), strict=True):
+        assert type(bound) is type(sr)
+        array, top = np.asarray(bound), {"uint16": 65535}.get(kind, 255)
+        assert array.dtype == np.asarray(sr).dtype
+        unit = array / top if array.dtype.kind == "u" else array.astype(np.float64)
+        hwc = unit.transpose(1, 2, 0) if kind.startswith("tensor") else unit
+        np.testing.assert_allclose(hwc, expected.permute(1, 2, 0), rtol=0, atol=0.501 / 255)
+    lower, middle, upper = (np.asarray(part) for part in (found.lower, sr, found.upper))
+    assert ((lower <= middle) & (middle <= upper)).all()
+    assert (lower < upper).any()
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "said"),
+    [
+        (Image.new("L", (8, 8)), ValueError, "mode L"),
+        (Image.new("RGBA", (8, 8)), ValueError, "mode RGBA"),
+        (np.zeros((3, 8, 8), np.uint8), ValueError, r"RGB \(H, W, 3\), got \(3, 8, 8\)"),
+        (np.zeros((8, 8, 3), np.int64), ValueError, "int64"),
+        (np.full((8, 8, 3), 255.0), ValueError, "divide by 255"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), ValueError, "int64"),
+        ("image.png", TypeError, "got str"),
+    ],
+)
+def test_other_images_have_no_bounds(
+    quantile: RunFolder, image: object, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        load_model(quantile.path, device="cpu").bands(cast("Any", image))
 
 
 def test_a_self_ensemble_has_bands_of_its_own(quantile: RunFolder) -> None:

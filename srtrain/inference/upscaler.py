@@ -7,7 +7,7 @@ import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from torch import Tensor
 from srtrain.batch import to_float
 from srtrain.errors import ConfigError
 from srtrain.images import Picture, from_pillow, from_tensor, to_pillow, to_tensor
+from srtrain.inference.bounds import AnyImage, Bounds, check_unit_range, opened
 from srtrain.inference.receptive import Reach, measure
 from srtrain.inference.tiling import upscale_tiled
 from srtrain.inference.transparency import fill_hidden
-from srtrain.networks.heads import Band
 from srtrain.networks.loading import load_generator
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ _TILE = {"cpu": 256, "cuda": 512}  # EDSR x4 then needs about 0.5 and 2 GB
 _SMALLEST_TILE = 16
 
 _log = logging.getLogger(__name__)
-
-AnyImage = TypeVar("AnyImage", Image.Image, "np.ndarray[Any, Any]", Tensor)
 
 
 class Upscaler:
@@ -101,16 +99,18 @@ class Upscaler:
         )
 
     @torch.no_grad()
-    def bands(self, image: Tensor, *, level: float | None = None) -> Band:
-        """The images between which the truth lies in ``level`` of the values, float32 in [0, 1].
+    def bands(self, image: AnyImage, *, level: float | None = None) -> Bounds[AnyImage]:
+        """The images between which the truth lies in ``level`` of the values, of the kind given.
 
         ``level``: the model's own by default, for which it is calibrated. What the share means, and
         what it does not: ``srtrain.metrics.coverage``. With ``self_ensemble``, the band of the mean
         maps over flips and turns; the calibration is that of single passes.
 
-        Shapes: RGB (C, h, w) or (B, C, h, w), uint8 or float in [0, 1] -> two such, enlarged.
+        Takes what ``upscale`` takes, of three opaque colours: PIL images, arrays (H, W, 3), tensors
+        (3, H, W) or (B, 3, H, W).
+
         Raises: ConfigError if the model predicts a single image; ValueError for other levels of a
-            model of quantiles, and other shapes.
+            model of quantiles, and for gray and transparent images; TypeError for other kinds.
         """
         head = self.generator.head
         if head is None:
@@ -118,10 +118,7 @@ class Upscaler:
                 "this model predicts one image and no band",
                 fix="train experiment=quantile, gaussian_nll or laplace_nll",
             )
-        if image.ndim not in (3, 4) or image.shape[-3] != 3:
-            raise ValueError(f"expected RGB (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
-        lr = to_float(image if image.ndim == 4 else image[None]).float()
-        _check_unit_range(lr.min().item(), lr.max().item(), str(image.dtype))
+        lr, made = opened(image)
         headless = self.generator.headless()
 
         def mapped(view: Tensor) -> Tensor:
@@ -129,7 +126,7 @@ class Upscaler:
 
         maps = _over_flips_and_turns(lr, mapped) if self.self_ensemble else mapped(lr)
         lower, upper = (b.clamp(0, 1) for b in head.interval(maps, level))
-        return Band(lower, upper) if image.ndim == 4 else Band(lower[0], upper[0])
+        return Bounds(made(lower), made(upper))
 
     @torch.no_grad()
     def upscale_tensor(self, lr: Tensor, *, on_tile: Callable[[], None] | None = None) -> Tensor:
@@ -188,7 +185,7 @@ class Upscaler:
             parts = [larger.pixels] + ([] if larger.alpha is None else [larger.alpha[..., None]])
             out = np.concatenate(parts, axis=2)
         else:
-            _check_unit_range(float(layers.min()), float(layers.max()), str(array.dtype))
+            check_unit_range(float(layers.min()), float(layers.max()), str(array.dtype))
             image = torch.from_numpy(layers.astype(np.float32)).permute(2, 0, 1)[None]
             alpha_in = image[:, colours:] if colours < channels else None
             sr, alpha_out = self._with_alpha(image[:, :colours], alpha_in, None)
@@ -204,7 +201,7 @@ class Upscaler:
             levels = self.upscale_tensor(to_float(batch)).mul_(255.0).add_(0.5).floor_()
             sr = levels.to(torch.uint8)
         else:
-            _check_unit_range(batch.min().item(), batch.max().item(), str(image.dtype))
+            check_unit_range(batch.min().item(), batch.max().item(), str(image.dtype))
             sr = self.upscale_tensor(batch).to(image.dtype)
         return sr if image.ndim == 4 else sr[0]
 
@@ -242,14 +239,6 @@ def _over_flips_and_turns(lr: Tensor, upscale: Callable[[Tensor], Tensor]) -> Te
         sr = torch.rot90(upscale(view), -turns, dims=(-2, -1))
         total = total + (sr.flip(-1) if mirrored else sr)
     return total / 8
-
-
-def _check_unit_range(lowest: float, highest: float, dtype: str) -> None:
-    """Slight overshoot is fine; 255 means that someone forgot to divide."""
-    if not (lowest >= -1 and highest <= 2):
-        raise ValueError(
-            f"{dtype} images must lie in [0, 1], got {lowest:.4g} … {highest:.4g}; divide by 255?"
-        )
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
