@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from srtrain.errors import ConfigError, Stopped, StorageError
@@ -191,7 +192,16 @@ def test_full_disk_is_a_storage_error(
         ([(0, "val/a/psnr_y", 30.0)], False),
         ([(1, "train/loss", 0.5)], True),
         ([(1, "train/loss", 0.0), (1, "train/grad_norm", 1.0)], True),
-        ([(0, "bicubic/a/psnr_y", 30.0), (1, "train/a", math.nan), (2, "val/a/psnr_y", 3.0)], True),
+        ([(1, "train/d_loss", 0.5), (1, "train/lr_psnr", 40.0)], False),
+        (
+            [
+                (0, "bicubic/a/psnr_y", 30.0),
+                (1, "train/a", math.nan),
+                (1, "train/share/a", math.nan),
+                (2, "val/a/psnr_y", 3.0),
+            ],
+            True,
+        ),
     ],
 )
 def test_curves(rows: list[tuple[int, str, float]], drawn: bool, folder: RunFolder) -> None:
@@ -202,6 +212,30 @@ def test_curves(rows: list[tuple[int, str, float]], drawn: bool, folder: RunFold
     if path is not None:
         with Image.open(path) as image:
             assert image.size == (1320, 504)  # 11 x 4.2 inches at 120 dpi
+
+
+def test_curves_of_terms_below_zero(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a panel of their own; what an adversary is watched by is no term."""
+    terms = {f"term_{index:02}": 1.0 + index for index in range(20)} | {"adversarial": -0.5}
+    shares = {f"train/share/{name}": 0.1 for name in terms}
+    watched = {"train/d_loss": 0.7, "train/colour_drift_r": -0.1, "train/lr_psnr": 40.0}
+    folder.append_metrics(1, {f"train/{name}": value for name, value in terms.items()})
+    folder.append_metrics(1, shares | watched | {"train/loss": 9.0})
+    drawn: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        drawn.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot_curves(folder)
+    plain, signed, _ = drawn[0].axes
+    lines = [*plain.get_lines(), *signed.get_lines()]
+    assert [line.get_label() for line in signed.get_lines()] == ["adversarial"]
+    assert {line.get_label() for line in lines} == {*terms, "loss"}
+    assert len({line.get_color() for line in lines}) == len(lines)
+    assert (plain.get_yscale(), signed.get_yscale()) == ("log", "linear")
 
 
 def _summary(
