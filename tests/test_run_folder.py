@@ -222,13 +222,7 @@ def test_curves_of_terms_below_zero(folder: RunFolder, monkeypatch: pytest.Monke
     folder.append_metrics(1, {f"train/{name}": value for name, value in terms.items()})
     folder.append_metrics(1, shares | watched | {"train/loss": 9.0})
     drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        drawn.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _, **__: drawn.append(figure))
     plot_curves(folder)
     plain, signed, _ = drawn[0].axes
     lines = [*plain.get_lines(), *signed.get_lines()]
