@@ -11,6 +11,8 @@ import torch
 
 from srtrain.cli import table
 from srtrain.cli.process import short
+from srtrain.degradation.sharpen import USM
+from srtrain.networks.discriminators.unet import UNet
 from srtrain.training.adversarial import AdversarialSR
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
+    from srtrain.losses.schedule import Ramp
     from srtrain.training.loop import TrainerOptions
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.supervised import SupervisedSR
@@ -33,14 +36,23 @@ def header(
 ) -> None:
     """What is about to happen, in a few lines."""
     count = sum(p.numel() for p in module.generator.parameters())
-    losses = " + ".join(f"{weight:g} {name}" for name, weight in module.loss.weights.items())
+    schedules = module.loss.schedules
+    losses = " + ".join(
+        f"{weight:g} {name}{_from(schedules.get(name))}"
+        for name, weight in module.loss.weights.items()
+    )
     images = options.max_steps * config.data.batch_size
+    pace = f", scheduler {choices['scheduler']}"
     rows = [
         ("experiment", f"{choices['experiment']} ×{config.scale}, budget {choices['budget']}"),
         ("generator", f"{choices['generator']}, {count:,} parameters"),
+        *_degradation(module, choices),
         *_adversary(module, options, choices),
         ("loss", " · ".join([losses, *_feature_notes(module).values()])),
-        ("steps", f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images"),
+        (
+            "steps",
+            f"{options.max_steps:,} of {config.data.batch_size} patches: {images:,} images{pace}",
+        ),
         ("device", _devices(options)),
     ]
     table.places(console, rows)
@@ -76,17 +88,37 @@ def report(
     table.places(console, rows)
 
 
+def _from(ramp: Ramp | None) -> str:
+    """When a term begins to count and when it counts in full; nothing where it always does."""
+    if ramp is None or not ramp.start + ramp.ramp:
+        return ""
+    full = f", full at {ramp.start + ramp.ramp:,}" if ramp.ramp else ""
+    return f" (from step {ramp.start:,}{full})"
+
+
+def _degradation(module: SupervisedSR, choices: Mapping[str, str]) -> list[tuple[str, str]]:
+    """How LR is made and what the losses compare with, where either is not the plain case."""
+    target = module.examples.target
+    if choices["degradation"] == "bicubic" and target is None:
+        return []
+    sharp = "sharpened" if isinstance(target, USM) else type(target).__name__
+    said = [choices["degradation"], *([f"target {sharp}"] if target is not None else [])]
+    return [("degradation", ", ".join(said))]
+
+
 def _adversary(
     module: SupervisedSR, options: TrainerOptions, choices: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     if not isinstance(module, AdversarialSR):
         return []
     judge = module.discriminator
-    field, count = judge.receptive_field, sum(p.numel() for p in judge.parameters())
+    count = sum(p.numel() for p in judge.parameters())
+    field = judge.receptive_field
+    sees = "per pixel" if isinstance(judge.net, UNet) else f"{field}×{field}"
     norm = judge.spec["kwargs"].get("norm")
     warmup = round(module.warmup_share * options.max_steps)
     said = [
-        f"{choices['discriminator']} {field}×{field}",
+        f"{choices['discriminator']} {sees}",
         *([f"norm {norm}"] if norm else []),
         f"{count:,} parameters",
         choices["objective"],
