@@ -20,9 +20,9 @@ ADVERSARY = {"model": "adversarial", "objective": "vanilla", "discriminator_opti
 ADVERSARIAL_WEIGHT = "loss.weights.adversarial"
 SMALL_BUDGETS = frozenset({"smoke", "demo"})
 NORM = "discriminator.norm"
-# In a few hundred steps a judge of whole crops learns no texture, one of patches does: it stands in
+# In a few hundred steps neither VGG nor U-Net learns texture, a judge of patches does: it stands in
 # for the one that an experiment names. Published milestones end the game before texture appears.
-SMALL_JUDGES = {"vgg": "patchgan_lite"}
+SMALL_JUDGES = {"vgg": "patchgan_lite", "unet": "patchgan_lite"}
 LONG_SCHEDULES = frozenset({"srgan", "esrgan"})
 
 
