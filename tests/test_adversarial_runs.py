@@ -235,7 +235,9 @@ def test_init_from_takes_the_discriminator_too(
     assert all(torch.equal(given[name], taken[name]) for name in judge)
     assert read_json(folder.summary)["discriminator_steps"] == 0
     train(images, tmp_path / "other", *ADVERSARY, *frozen, "discriminator.base_channels=4")
-    assert "the discriminator starts afresh: the file's is " in capsys.readouterr().out
+    afresh = "the discriminator starts afresh: the file's is PatchGAN with base_channels="
+    said = next(line for line in capsys.readouterr().out.splitlines() if afresh in line)
+    assert said.endswith(", not 4")
     unheard = RunFolder(tmp_path / "other").read_metrics()
     assert not [step for step, name, _ in unheard if name == "train/adversarial"]
 

@@ -244,7 +244,7 @@ def test_a_discriminator_goes_on(tmp_path: Path) -> None:
     [
         (2, {}, "afresh: the file holds the generator's weights alone"),
         (2, {"train_state": {"state_dict": {}}}, "afresh: the file holds the generator's"),
-        (4, {}, "afresh: the file's is {"),
+        (4, {}, "afresh: the file's is PatchGAN with base_channels=4, not 2"),
     ],
 )
 def test_a_discriminator_starts_afresh(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
+    from srtrain.networks.spec import Spec
 
 DISCRIMINATOR = "discriminator.net."  # in a training state
 _SHOWN = 5
@@ -109,7 +110,8 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
     if spec is None:
         return "the discriminator starts afresh: the file has none"
     if spec != discriminator.spec:
-        return f"the discriminator starts afresh: the file's is {spec}"
+        other = _differences(spec, discriminator.spec)
+        return f"the discriminator starts afresh: the file's is {other}"
     saved = (content.get("train_state") or {}).get("state_dict", {})
     state = {
         name.removeprefix(DISCRIMINATOR): value
@@ -121,6 +123,17 @@ def discriminator_from(discriminator: Discriminator, path: Path) -> str:
     discriminator.net.load_state_dict(state)
     discriminator.trained.fill_(1)
     return f"the discriminator goes on: {len(state)} tensors copied"
+
+
+def _differences(spec: Spec, own: Spec) -> str:
+    """The class of ``spec`` with the arguments that ``own`` has otherwise, on one line."""
+    name, chosen = spec["_target_"].rpartition(".")[2], own["_target_"].rpartition(".")[2]
+    given, ours = spec["kwargs"], own["kwargs"]
+    if spec["_target_"] != own["_target_"]:
+        return f"{name}, not {chosen}"
+    names = [key for key in {**given, **ours} if given.get(key) != ours.get(key)]
+    theirs = ", ".join(f"{key}={given.get(key)}" for key in names)
+    return f"{name} with {theirs}, not {', '.join(str(ours.get(key)) for key in names)}"
 
 
 def _compare(own: StateDict, state: StateDict, maps: int) -> Transfer:
