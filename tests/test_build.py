@@ -20,7 +20,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("scheduler.warmup_share=1", "warmup_share = 1"),
+        ("scheduler.warmup_share=1", "warmup_share cannot be 1"),
         ("optimizer.betas=[0.9,1.5]", "beta"),
         ("trainer.accelerator=gpu", "there is no GPU"),
         ("loss.weights.ms_ssim=0.1", "MS-SSIM"),
