@@ -82,7 +82,7 @@ def test_blind_lr_has_no_consistency(straight: RunFolder, images: Path, tmp_path
     ids=lambda chosen: chosen[0],
 )
 def test_ten_steps_are_ten_of_each(chosen: list[str], images: Path, tmp_path: Path) -> None:
-    extra = ("trainer.max_steps=10", "data.hr_patch_size=32", "checkpoint.every_n_steps=10")
+    extra = ("trainer.max_steps=10", "data.hr_patch_size=40", "checkpoint.every_n_steps=10")
     folder = train(images, tmp_path, *chosen, *extra)
     summary = read_json(folder.summary)
     assert (summary["generator_steps"], summary["discriminator_steps"]) == (10, 10)
