@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+class HeldError(Exception):
+    """Another process has the lock; the message says which."""
 
 
 def sha256_of(path: Path) -> str:
@@ -49,6 +55,24 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Non
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def held(lock: Path) -> Iterator[None]:
+    """Hold the file ``lock`` for this process; the lock goes with the process, however it ends.
+
+    Raises: HeldError naming the process and the host that have it; OSError of the file system.
+    """
+    with lock.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            raise HeldError(stream.read().strip() or "another process") from error
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        stream.flush()
+        yield
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` durable; silently skipped where folders cannot be opened."""
     with contextlib.suppress(OSError):
@@ -62,7 +86,8 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - JSON is any
     """Atomic, indented JSON; NaN and infinity are refused, they are not JSON."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    # JSON's own escapes for what UTF-8 cannot hold: names of files that are no UTF-8.
+    write_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is any

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
-import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from srtrain.errors import ConfigError, StorageError
-from srtrain.files import write_atomic, write_json
+from srtrain.files import HeldError, held, write_atomic, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +32,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.config = path / "config.yaml"
         self._new = False
+        self._made: os.stat_result | None = None
 
     def create(self) -> None:
         """Make the folders and prove that they can be written to."""
@@ -43,6 +42,7 @@ class RunFolder:
             self.samples.mkdir(exist_ok=True)
             write_atomic(self.path / ".writable", b"")
             (self.path / ".writable").unlink()
+            self._made = self.path.stat()
         except OSError as error:
             raise StorageError(
                 f"cannot write to the run folder: {error.strerror}",
@@ -59,24 +59,19 @@ class RunFolder:
 
         Raises: ConfigError naming the holder when another process has it.
         """
-        with (self.path / ".lock").open("a+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                stream.seek(0)
-                raise ConfigError(
-                    f"the run folder is in use by {stream.read().strip() or 'another process'}",
-                    where=str(self.path),
-                    fix="wait for it, stop it, or choose another run_dir=DIR",
-                ) from error
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
-            try:
-                yield
-            except Exception:
-                self._leave_nothing()
-                raise
+        try:
+            with held(self.path / ".lock"):
+                try:
+                    yield
+                except Exception:
+                    self._leave_nothing()
+                    raise
+        except HeldError as error:
+            raise ConfigError(
+                f"the run folder is in use by {error}",
+                where=str(self.path),
+                fix="wait for it, stop it, or choose another run_dir=DIR",
+            ) from error
 
     def _leave_nothing(self) -> None:
         lock = self.path / ".lock"
@@ -86,8 +81,25 @@ class RunFolder:
                 for folder in (self.checkpoints, self.samples, self.path):
                     folder.rmdir()
 
+    def check(self) -> None:
+        """Nothing, if the folder that was made is still there.
+
+        Raises: StorageError if it was removed or renamed: what is written next would make another.
+        """
+        if self._made is None:
+            return
+        with suppress(OSError):
+            if os.path.samestat(self._made, self.path.stat()):
+                return
+        raise StorageError(
+            "the run folder was removed or renamed while the run was writing to it",
+            where=str(self.path),
+            fix="put it back, then the same command continues",
+        )
+
     def write(self, path: Path, content: bytes) -> None:
         """Replace one file of the folder."""
+        self.check()
         with _refused(path):
             write_atomic(path, content)
 
@@ -97,11 +109,13 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace ``summary.json``."""
+        self.check()
         with _refused(self.summary):
             write_json(self.summary, dict(summary))
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add rows ``step,name,value`` to ``metrics.csv``."""
+        self.check()
         new = not self.metrics.exists()
         with (
             _refused(self.metrics),
