@@ -1,4 +1,8 @@
-"""A Slurm of one node for the tests: its own munge, ports and files, gone when the test is."""
+"""A Slurm of two nodes for the tests: its own munge, ports and files, gone when the test is.
+
+Both nodes are this machine; a step that spans them must be told ``MASTER_ADDR``, as no resolver
+knows their names.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+NODES = ("n1", "n2")
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
 
@@ -27,18 +32,17 @@ CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire={expires}
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -50,8 +54,11 @@ SchedulerParameters=sched_interval=1
 JobRequeue=1
 KillWait=5
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+NODE = """\
+NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=1000
 """
 
 
@@ -88,8 +95,8 @@ class Slurm:
 
 
 @contextmanager
-def one_node() -> Iterator[Slurm]:
-    """Munge, controller and node daemon of one cluster, in a temporary folder."""
+def two_nodes() -> Iterator[Slurm]:
+    """Munge, controller and node daemons of one cluster, in a temporary folder."""
     with ExitStack() as stack:
         # Not below pytest's folder: a socket's path is short, and munge wants it open to all.
         folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
@@ -97,18 +104,7 @@ def one_node() -> Iterator[Slurm]:
         folder.chmod(0o755)
         for name in ("state", "spool"):
             (folder / name).mkdir()
-        ctld_port, slurmd_port = _free_ports(2)
-        host = socket.gethostname().split(".")[0]
-        conf = folder / "slurm.conf"
-        conf.write_text(
-            CONF.format(
-                folder=folder,
-                host=host,
-                ctld_port=ctld_port,
-                slurmd_port=slurmd_port,
-                expires=CREDENTIAL_EXPIRES_S,
-            )
-        )
+        conf = _configure(folder)
         environ = {**os.environ, "PATH": PATH, "SLURM_CONF": str(conf)}
         daemons: list[subprocess.Popen[bytes]] = []
         stack.callback(_reap, daemons)
@@ -119,13 +115,35 @@ def one_node() -> Iterator[Slurm]:
         for command in (
             ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files],
             ["slurmctld", "-D"],
-            ["slurmd", "-D", "-N", host],
+            *(["slurmd", "-D", "-N", name] for name in NODES),
         ):
-            with (folder / f"{command[0]}.out").open("w") as output:
+            with (folder / f"{command[0]}.out").open("a") as output:
                 daemons.append(subprocess.Popen(command, env=environ, stdout=output, stderr=output))
             _until((folder / "munge.socket").exists, folder)
-        _until(lambda: "idle" in _output("sinfo", "-h", "-o", "%T", environ=environ), folder)
+        idle = f"{len(NODES)} idle"
+        _until(lambda: idle in _output("sinfo", "-h", "-o", "%D %T", environ=environ), folder)
         yield Slurm(environ)
+
+
+def _configure(folder: Path) -> Path:
+    """The file that all daemons and commands read."""
+    ctld_port, *ports = _free_ports(1 + len(NODES))
+    host = socket.gethostname().split(".")[0]
+    nodes = [
+        NODE.format(name=name, host=host, port=port)
+        for name, port in zip(NODES, ports, strict=True)
+    ]
+    conf = folder / "slurm.conf"
+    conf.write_text(
+        CONF.format(
+            folder=folder,
+            host=host,
+            ctld_port=ctld_port,
+            nodes="".join(nodes),
+            expires=CREDENTIAL_EXPIRES_S,
+        )
+    )
+    return conf
 
 
 def _output(*words: str, environ: Mapping[str, str]) -> str:

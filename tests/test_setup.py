@@ -1,4 +1,4 @@
-"""scripts/setup.sh and train.sbatch, with stand-ins for Python, pip and Slurm that note calls."""
+"""scripts/setup.sh, with stand-ins for Python and pip that note calls."""
 
 from __future__ import annotations
 
@@ -155,37 +155,3 @@ def test_says_in_one_line_what_is_missing(
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert machine.calls() == []
-
-
-@pytest.mark.parametrize(
-    ("rc", "requeued"), [(0, []), (75, ["requeue 17"]), (138, ["requeue 17"]), (5, [])]
-)
-def test_slurm_job(tmp_path: Path, rc: int, requeued: list[str]) -> None:
-    tools, checkout = tmp_path / "bin", tmp_path / "check out"
-    for made in (tools, checkout):
-        made.mkdir()
-    note = '#!/bin/sh\nprintf "%s|" "$@" >>"$LOG.srun"; pwd >>"$LOG.srun"; exit $RC\n'
-    for name, text in {
-        "srun": note,
-        "scontrol": '#!/bin/sh\necho "$*" >>"$LOG.scontrol"\n',
-    }.items():
-        (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    spool = shutil.copy(ROOT / "scripts/slurm/train.sbatch", tmp_path / "slurm_script")
-    done = subprocess.run(
-        ["sh", spool, "experiment=mse", "data.train=/my photos"],
-        cwd=tmp_path,
-        env={
-            "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-            "LOG": str(tmp_path / "log"),
-            "RC": str(rc),
-            "SLURM_SUBMIT_DIR": str(checkout),
-            "SLURM_JOB_ID": "17",
-        },
-        check=False,
-    )
-    assert done.returncode == rc
-    expected = f"python|-m|srtrain|experiment=mse|data.train=/my photos|{checkout}\n"
-    assert (tmp_path / "log.srun").read_text() == expected
-    log = tmp_path / "log.scontrol"
-    assert (log.read_text().splitlines() if log.exists() else []) == requeued

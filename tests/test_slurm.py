@@ -1,4 +1,4 @@
-"""Under a real Slurm: two tasks are one rank; a signalled job saves, is requeued and ends."""
+"""Under a real Slurm: ranks on two nodes, and a job that is stopped in every way Slurm has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from srtrain.files import read_json
 from srtrain.training.run_folder import RunFolder
 from tests.conftest import ROOT
-from tests.slurm import CREDENTIAL_EXPIRES_S, Slurm, missing, one_node
+from tests.slurm import Slurm, missing, two_nodes
 from tests.training import draw_sets, train, weights, words
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason="needs slurm-wlm and munge"),
 ]
 RANKS = ("trainer=ddp", "trainer.devices=2")
+SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
+ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_WAIT": "30"}
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Slurm]:
-    with one_node() as cluster:
+    with two_nodes() as cluster:
         yield cluster
 
 
@@ -37,23 +39,31 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_sets(tmp_path_factory.mktemp("images"))
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder to submit from, with this environment in it."""
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
+    return tmp_path
+
+
 def _words(images: Path, *extra: str) -> list[str]:
     """The command without a run folder: the job's number names it."""
     return [w for w in words(images, Path(), *extra) if not w.startswith("run_dir=")]
 
 
-SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
-ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SLURM_WAIT": "30"}
-
-
-def test_two_tasks_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
+def test_two_nodes_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
     one = train(images, tmp_path / "one")
-    command = ("srun", "-n2", sys.executable, "-m", "srtrain", *_words(images, *RANKS))
-    told = slurm.run(*command, cwd=tmp_path, env=ENVIRON)
+    asked = _words(images, "trainer=ddp")
+    told = slurm.run(
+        *("srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "srtrain", *asked),
+        cwd=tmp_path,
+        env={**ENVIRON, "MASTER_ADDR": "127.0.0.1"},
+    )
     (path,) = (tmp_path / "outputs").glob("*/*")
     two = RunFolder(path)
     assert path.name.startswith("slurm-")
     assert told.count("experiment") == 1  # one rank speaks
+    assert read_json(two.checkpoints / "last")["step"] == 6
     for name, value in weights(one, 6).items():
         torch.testing.assert_close(weights(two, 6)[name], value, atol=1e-6, rtol=0)
     ours, theirs = read_json(two.summary), read_json(one.summary)
@@ -63,68 +73,105 @@ def test_two_tasks_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> N
     assert _rows(two) == _rows(one)
 
 
-def test_signalled_job_is_requeued_and_ends(slurm: Slurm, images: Path, tmp_path: Path) -> None:
+STEPS = 700
+PACE = ("+callbacks.pace._target_=tests.pace.Pace", "+callbacks.pace.seconds=0.08")
+
+
+def test_a_job_stopped_in_every_way_ends_as_if_undisturbed(
+    slurm: Slurm, images: Path, checkout: Path
+) -> None:
+    """Time limit, plain requeue as on preemption, and cancelled: each time it continues."""
     asked = _words(
         images,
         *RANKS,
         "experiment=mse",
-        "trainer.max_steps=2000",
-        "trainer.val_every_n_steps=1000",
-        "checkpoint.every_n_steps=1000",
+        f"trainer.max_steps={STEPS}",
+        "trainer.val_every_n_steps=200",
+        "checkpoint.every_n_steps=100",
+        "checkpoint.keep_last=2",
     )
-    options = ("--parsable", "--ntasks-per-node=2", "--cpus-per-task=1")
-    (tmp_path / ".venv").symlink_to(Path(sys.executable).parents[1])
-    job = slurm.run("sbatch", *options, str(SCRIPT), *asked, cwd=tmp_path, env=ENVIRON).strip()
-    log = tmp_path / f"slurm-{job}.out"
-    folder = RunFolder(tmp_path / "outputs" / "mse" / f"slurm-{job}")
-    _wait(lambda: _last_step(folder) > 100, slurm, job, log)
-    slurm.run("scancel", "--signal=USR1", job, cwd=tmp_path)
-    _wait(lambda: slurm.job(job)["Restarts"] == "1", slurm, job, log)
-    assert log.read_text().count("stopped by SIGUSR1, saved step") == 1
-    saved = folder.checkpoints / read_json(folder.checkpoints / "last")["file"]
-    stopped = int(saved.stem.removeprefix("step-"))
-    assert 100 < stopped < 2000
-    time.sleep(CREDENTIAL_EXPIRES_S + 5)  # a sooner start is refused, and the job with it
-    _wait(lambda: _start_now(slurm, job) == "RUNNING", slurm, job, log)
-    _wait(lambda: slurm.job(job)["JobState"] == "COMPLETED", slurm, job, log)
-    assert f"resumed from step {stopped}" in log.read_text()
-    assert slurm.job(job)["Restarts"] == "1"
-    assert read_json(folder.summary)["generator_steps"] == 2000
-    steps = [step for step, name, _ in folder.read_metrics() if name == "train/loss"]
-    assert steps == list(range(1, 2001))
+    undisturbed = _Job(slurm, checkout, *asked)
+    job = _Job(slurm, checkout, *asked, *PACE, options=("--signal=USR1@5",))
+
+    job.wait(lambda: job.step() > 20)
+    job.update(TimeLimit=f"{1 + job.seconds() // 60}")  # minutes: the least that Slurm knows
+    job.wait(lambda: job.shown()["Restarts"] == "1")
+    by_limit = job.stopped("SIGUSR1")
+    job.update(TimeLimit="60")
+
+    job.wait(lambda: job.step() > by_limit + 10)
+    slurm.run("scontrol", "requeue", job.number, cwd=checkout)
+    job.wait(lambda: job.shown()["Restarts"] == "2")
+    by_requeue = job.stopped("SIGTERM")
+    assert f"resumed from step {by_limit} " in job.log.read_text()
+
+    job.wait(lambda: job.step() > by_requeue + 10)
+    slurm.run("scancel", job.number, cwd=checkout)
+    job.wait(lambda: job.shown()["JobState"] == "CANCELLED")
+    by_cancel = job.stopped("SIGTERM")
+    assert f"resumed from step {by_requeue} " in job.log.read_text()
+    again = _Job(slurm, checkout, *asked, f"run_dir={job.folder.path}")
+    again.wait(lambda: again.shown()["JobState"] == "COMPLETED")
+    assert f"resumed from step {by_cancel} " in again.log.read_text()
+
+    assert 20 < by_limit < by_requeue < by_cancel < STEPS
+    assert (job.shown()["JobState"], job.shown()["Restarts"]) == ("CANCELLED", "2")
+    undisturbed.wait(lambda: undisturbed.shown()["JobState"] == "COMPLETED")
+    for name, value in weights(undisturbed.folder, STEPS).items():
+        assert torch.equal(weights(job.folder, STEPS)[name], value), name
+    assert job.folder.metrics.read_bytes() == undisturbed.folder.metrics.read_bytes()
 
 
-SAVES = """#!/bin/sh
-trap 'exit 75' TERM
-touch started
-while :; do sleep 0.1; done
-"""
+class _Job:
+    """Two tasks on one node by train.sbatch, in the run folder that the job's number names."""
 
+    def __init__(
+        self, slurm: Slurm, checkout: Path, *asked: str, options: tuple[str, ...] = ()
+    ) -> None:
+        tasks = ("--parsable", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", *options)
+        command = ("sbatch", *tasks, str(SCRIPT), *asked)
+        self.slurm = slurm
+        self.number = slurm.run(*command, cwd=checkout, env=ENVIRON).strip()
+        self.log = checkout / f"slurm-{self.number}.out"
+        self.folder = RunFolder(checkout / "outputs" / "mse" / f"slurm-{self.number}")
+        self._stops = 0
 
-@pytest.mark.parametrize(
-    ("command", "states", "restarts"),
-    [
-        (("scancel",), {"CANCELLED"}, "0"),
-        (("scontrol", "requeue"), {"PENDING"}, "1"),  # as preemption does
-    ],
-    ids=["cancelled", "preempted"],
-)
-def test_slurms_own_sigterm_is_not_answered_by_a_requeue(
-    command: tuple[str, ...], states: set[str], restarts: str, slurm: Slurm, tmp_path: Path
-) -> None:
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(SAVES)
-    python.chmod(0o755)
-    options = ("--parsable", "--ntasks-per-node=2", "--cpus-per-task=1")
-    job = slurm.run("sbatch", *options, str(SCRIPT), cwd=tmp_path, env=ENVIRON).strip()
-    log = tmp_path / f"slurm-{job}.out"
-    _wait((tmp_path / "started").exists, slurm, job, log)
-    slurm.run(*command, job, cwd=tmp_path)
-    _wait(lambda: slurm.job(job)["JobState"] in states, slurm, job, log)
-    time.sleep(2)  # the batch script had its chance to requeue
-    assert (slurm.job(job)["JobState"], slurm.job(job)["Restarts"]) == (*states, restarts)
-    slurm.run("scancel", job, cwd=tmp_path)
+    def shown(self) -> dict[str, str]:
+        return self.slurm.job(self.number)
+
+    def update(self, **values: str) -> None:
+        asked = [f"{name}={value}" for name, value in values.items()]
+        self.slurm.run("scontrol", "update", f"JobId={self.number}", *asked, cwd=Path("/"))
+
+    def seconds(self) -> int:
+        """How long it has been running since it was last started."""
+        parts = self.shown()["RunTime"].partition("-")[2] or self.shown()["RunTime"]
+        hours, minutes, seconds = map(int, parts.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+
+    def step(self) -> int:
+        return max((step for step, *_ in self.folder.read_metrics()), default=0)
+
+    def stopped(self, signal: str) -> int:
+        """The step that the run said it had saved; it said so once since this was last asked."""
+        said = [line for line in self.log.read_text().splitlines() if "saved step" in line]
+        self._stops += 1
+        assert len(said) == self._stops
+        assert f"stopped by {signal}, saved step " in said[-1]
+        return int(said[-1].partition("saved step ")[2].split()[0])
+
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 240) -> None:
+        """Until the condition holds; Slurm's delay after a requeue is skipped."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            shown = self.shown()
+            told = self.log.read_text() if self.log.exists() else ""
+            healthy = {"PENDING", "RUNNING", "COMPLETING", "COMPLETED", "CANCELLED"}
+            assert shown["JobState"] in healthy, told
+            assert time.monotonic() < deadline, f"{shown['JobState']}\n{told}"
+            if shown["JobState"] == "PENDING" and shown["Reason"] == "BeginTime":
+                self.update(StartTime="now")
+            time.sleep(0.5)
 
 
 def _files(folder: RunFolder) -> set[str]:
@@ -133,24 +180,3 @@ def _files(folder: RunFolder) -> set[str]:
 
 def _rows(folder: RunFolder) -> list[tuple[int, str]]:
     return [(step, name) for step, name, _ in folder.read_metrics()]
-
-
-def _last_step(folder: RunFolder) -> int:
-    return max((step for step, *_ in folder.read_metrics()), default=0)
-
-
-def _start_now(slurm: Slurm, job: str) -> str:
-    """Slurm holds back what was requeued for two minutes; this one it shall not."""
-    if slurm.job(job)["JobState"] == "PENDING":
-        slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now", cwd=Path("/"))
-    return slurm.job(job)["JobState"]
-
-
-def _wait(condition: Callable[[], bool], slurm: Slurm, job: str, log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        state = slurm.job(job)["JobState"]
-        told = log.read_text() if log.exists() else ""
-        assert state in {"PENDING", "RUNNING", "COMPLETING", "COMPLETED", "CANCELLED"}, told
-        assert time.monotonic() < deadline, f"{state}\n{told}"
-        time.sleep(0.5)
