@@ -39,14 +39,15 @@ class AdversaryWatch(Callback):
         self.history: list[Moment] = []
         self._window = Window(patience)
         self._line = records.latest
-        self._step = 0
+        self._step: int | None = None  # of the last line
         self._told: dict[str, int] = {}
         self._margins: tuple[Tensor, Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From this step on; what was told before a resume is not told again."""
-        self._line, self._step = self.records.latest, trainer.global_step
-        self._told = {name: int(alarm["last_step"]) for name, alarm in self.records.alarms.items()}
+        """From this step on, or from where an earlier process left off."""
+        self._line = self.records.latest
+        if self._step is None:
+            self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,7 +60,7 @@ class AdversaryWatch(Callback):
         figures = {name: self._line[f"train/{name}"] for name in WATCHED}
         told = (f"train/{name}" for name in CONSISTENCIES)
         figures["lr_psnr"] = next(self._line[name] for name in told if name in self._line)
-        steps, self._step = step - self._step, step
+        steps, self._step = step - (self._step or 0), step
         if "train/adversarial" in self._line and module.discriminator_steps:
             self._window.add(steps, figures)
         else:
@@ -87,13 +88,17 @@ class AdversaryWatch(Callback):
                 log("train/logits_fake", made, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history, the last lines and the best LR-PSNR, for resuming."""
-        rows = [[*m[:3], *m.real, *m.made] for m in self.history]
-        window = [[steps, means] for steps, means in self._window.lines]
-        return {"history": rows, "window": window, "best_lr_psnr": self.best_lr_psnr}
+        """All that the next look depends on, for resuming."""
+        return {
+            "history": [[*m[:3], *m.real, *m.made] for m in self.history],
+            "window": [[steps, dict(means)] for steps, means in self._window.lines],
+            "best_lr_psnr": self.best_lr_psnr,
+            "step": self._step,
+            "told": dict(self._told),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue an earlier history."""
+        """Continue an earlier history; what was told is not told again."""
         self.history = [
             Moment(step, real, made, tuple(bands[:3]), tuple(bands[3:]))
             for step, real, made, *bands in state_dict["history"]
@@ -101,6 +106,9 @@ class AdversaryWatch(Callback):
         for steps, means in state_dict["window"]:
             self._window.add(steps, means)
         self.best_lr_psnr = float(state_dict["best_lr_psnr"])
+        self._step = state_dict.get("step")
+        told = {name: alarm["last_step"] for name, alarm in self.records.alarms.items()}
+        self._told = {name: int(step) for name, step in state_dict.get("told", told).items()}
 
     def _look(self, module: AdversarialSR, figures: dict[str, float], step: int) -> None:
         """Add to the history; on every rank, as a relativistic threshold is common to all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
@@ -45,9 +46,9 @@ class Summary(Callback):
         self._trained = False
 
     def content(self, step: int) -> dict[str, Any]:
-        """Everything reached by ``step``."""
+        """Everything reached by ``step``; a copy, as others write it while training goes on."""
         last = self.checkpointing.last_step
-        return {
+        content = {
             "generator_steps": step,
             "discriminator_steps": self.module.discriminator_steps,
             "checkpoint": None if last is None else f"checkpoints/{checkpoint_name(last)}",
@@ -65,6 +66,7 @@ class Summary(Callback):
             "seconds": round(self._seconds_before + time.perf_counter() - self._started, 1),
             "samples_per_second": round(self.records.samples_per_second, 2),
         }
+        return deepcopy(content)
 
     def _features(self) -> dict[str, str]:
         """What the features of each perceptual term honestly are."""
