@@ -7,13 +7,18 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import socket
-import tempfile
+import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp")
 
 
 class HeldError(Exception):
@@ -32,12 +37,14 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Non
     The temporary file lies in the same folder (``$TMPDIR`` may be another file system, where a
     "rename" is a copy), is fsynced, renamed over ``path``, and then the folder is fsynced.
 
-    Raises: OSError as the file system gives it; the temporary file is then removed.
+    Raises: OSError as the file system gives it, also where there is no such folder; the temporary
+        file is then removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name[:32]}."  # 255 bytes hold it in any script
-    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    name = f".{path.name[:32]}.{secrets.token_hex(4)}.tmp"  # 255 bytes hold it in any script
+    temporary = path.with_name(name)
+    # Not mkstemp: its mode is not the umask's, which no thread can read without changing it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             if callable(content):
@@ -46,13 +53,20 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Non
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what ``write_atomic`` was killed over; only for whoever alone writes to ``folder``."""
+    for path in folder.glob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -62,6 +76,7 @@ def held(lock: Path) -> Iterator[None]:
     Raises: HeldError naming the process and the host that have it; OSError of the file system.
     """
     with lock.open("a+", encoding="utf-8") as stream:
+        _locks.add(stream)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -71,6 +86,18 @@ def held(lock: Path) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
         yield
+
+
+_locks: weakref.WeakSet[TextIO] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """A fork shares the locks, and may outlive the process that had taken them."""
+    for stream in _locks:
+        stream.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def sync_folder(folder: Path) -> None:
@@ -99,9 +126,3 @@ def cache_dir() -> Path:
     """``$SRTRAIN_CACHE``, else ``~/.cache/srtrain``: decoded images and nothing irreplaceable."""
     configured = os.environ.get("SRTRAIN_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "srtrain"
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

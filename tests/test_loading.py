@@ -47,6 +47,7 @@ def save_own(path: Path, generator: Generator) -> None:
         "step": 7,
         "state_dict": generator.net.state_dict(),
     }
+    path.parent.mkdir(exist_ok=True)
     write_checkpoint(path, content)
 
 

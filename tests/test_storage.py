@@ -43,6 +43,7 @@ def _content(step: int, size: int = 64) -> dict[str, Any]:
 
 def _write(folder: Path, *steps: int) -> list[Path]:
     paths = [folder / "checkpoints" / checkpoint_name(step) for step in steps]
+    (folder / "checkpoints").mkdir(exist_ok=True)
     for path, step in zip(paths, steps, strict=True):
         write_checkpoint(path, _content(step))
     return paths
@@ -66,14 +67,14 @@ def test_round_trip_and_pointer(tmp_path: Path) -> None:
     assert not _leftovers(tmp_path)
 
 
-def test_a_checkpoint_is_hashed_while_it_is_written_and_found_by_one_reading(
+def test_a_checkpoint_is_hashed_while_it_is_written_and_found_by_one_loading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[Path] = []
-    monkeypatch.setattr(
-        "srtrain.networks.storage.sha256_of", lambda path: pytest.fail(f"{path} was read again")
-    )
-    _, newest = _write(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        again = lambda path: pytest.fail(f"{path} was read again")  # noqa: E731
+        patch.setattr("srtrain.networks.storage.sha256_of", again)
+        _, newest = _write(tmp_path, 1, 2)
     monkeypatch.setattr(
         "srtrain.networks.storage.load_tensors",
         lambda path: loaded.append(path) or load_tensors(path),

@@ -104,7 +104,9 @@ def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: 
                 store = _read(root, content)
         if store is None:
             raise StorageError("a cache that was just written is gone", where=str(root))
-        write_json(_link(root, quick), {"content": content})
+        link = _link(root, quick)
+        link.parent.mkdir(exist_ok=True)
+        write_json(link, {"content": content})
     return store
 
 

@@ -37,7 +37,7 @@ _OPTIONS: dict[str, dict[str, object]] = {
 
 
 def write_picture(path: Path, picture: Picture) -> None:
-    """Encode by the suffix of ``path`` and replace it atomically; the profile is kept.
+    """Encode by the suffix of ``path`` and replace it atomically, in its folder; profiles are kept.
 
     16 bit stays so in PNG and TIFF and is rounded to 8 elsewhere; alpha is laid over white in
     JPEG and BMP. JPEG is written at quality 95 without chroma subsampling, WebP without loss.
@@ -53,7 +53,9 @@ def write_picture(path: Path, picture: Picture) -> None:
             where=shown(path),
             fix=f"use one of {' '.join(sorted(WRITABLE_SUFFIXES))}",
         )
-    write_atomic(path, _encode(picture, kind, path))
+    encoded = _encode(picture, kind, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encoded)
 
 
 def _encode(picture: Picture, kind: str, path: Path) -> bytes:

@@ -4,18 +4,19 @@ Keys: ``format`` (1), ``generator`` {``_target_``, ``kwargs``}, ``scale``, ``ste
 (bare keys of the generator's network; the EMA where there is one), ``train_state`` (all that
 resuming needs), ``protocol``, ``version``; of a generator that predicts more than an image also
 ``head`` {``_target_``, ``kwargs``} and its ``calibration``, made by the validation at its ``step``.
-Read with ``weights_only=True`` alone.
+Read with ``weights_only=True`` alone, and believed only while every byte is what was written.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import re
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 from safetensors.torch import load_file
@@ -23,9 +24,13 @@ from safetensors.torch import load_file
 from srtrain.errors import StorageError
 from srtrain.files import read_json, sha256_of, write_atomic, write_json
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FORMAT = 1
 REQUIRED = ("format", "generator", "scale", "step", "state_dict")
 POINTER = "last"
+NAMED = re.compile(r"step-(\d+)\.ckpt")
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -33,12 +38,17 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
     Raises: StorageError naming the folder when the disk refuses; what was there before stays.
     """
-    buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content}, buffer)
-    written = buffer.getvalue()
-    digest = hashlib.sha256(written).hexdigest()
+    hashing = _Hashing()
+
+    def save(stream: BinaryIO) -> None:
+        hashing.stream = stream
+        torch.save({"format": FORMAT, **content}, cast("BinaryIO", hashing))
+        if hashing.refused is not None:
+            raise hashing.refused
+
     try:
-        write_atomic(path, written)
+        write_atomic(path, save)
+        digest = hashing.sha256.hexdigest()
         pointer = {"file": path.name, "step": content["step"], "sha256": digest}
         write_json(path.parent / POINTER, pointer)
     except OSError as error:
@@ -49,6 +59,32 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
         ) from error
 
 
+class _Hashing:
+    """What torch writes goes to ``stream`` and into a SHA-256.
+
+    Of what a disk refuses torch makes an error of its own that does not say why. So the first
+    refusal is kept, nothing is written after it, and torch hears of none.
+    """
+
+    stream: BinaryIO
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.refused: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        if self.refused is None:
+            try:
+                self.stream.write(data)
+            except OSError as error:
+                self.refused = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: whoever opened the stream flushes it."""
+
+
 def is_own_checkpoint(content: object) -> bool:
     """Whether a loaded file is a checkpoint of this project (of any format number)."""
     return isinstance(content, dict) and all(key in content for key in REQUIRED)
@@ -57,7 +93,7 @@ def is_own_checkpoint(content: object) -> bool:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of an own checkpoint, tensors on the CPU.
 
-    Raises: StorageError when the file is missing, torn, unsafe, or no checkpoint of ours.
+    Raises: StorageError when the file is missing, torn, changed, unsafe, or no checkpoint of ours.
     """
     content = load_tensors(path)
     if not is_own_checkpoint(content):
@@ -68,9 +104,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def own_content(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """``content`` of an own checkpoint, if this srtrain reads its format.
+    """``content`` of an own checkpoint, if this srtrain reads its format and no byte has changed.
 
-    Raises: StorageError for another format number.
+    Raises: StorageError for another format number, and for a file that is not as it was written.
     """
     if content["format"] != FORMAT:
         raise StorageError(
@@ -78,19 +114,43 @@ def own_content(content: dict[str, Any], path: Path) -> dict[str, Any]:
             where=str(path),
             fix="use the srtrain version that wrote it",
         )
+    if not _as_written(path):
+        raise StorageError(
+            "damaged file: its content has changed since it was written",
+            where=str(path),
+            fix="copy it again, or take an earlier checkpoint",
+        )
     return dict(content)
+
+
+def _as_written(path: Path) -> bool:
+    """Whether the SHA-256 in the pointer holds, or else every entry's CRC-32.
+
+    torch checks neither. The pointer may be of the file's earlier content: a kill comes between.
+    """
+    if _recorded(path.parent / POINTER, only=path) is not None:
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile):
+        return False
 
 
 def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file holds
     """A safetensors file, or ``torch.load`` with ``weights_only=True``; failures told apart.
 
-    Raises: StorageError for a missing, empty, truncated, HTML or git-LFS file, or a pickle that
-    asks for more than tensors.
+    Raises: StorageError for a missing, unreadable, empty, truncated, HTML or git-LFS file, or a
+    pickle that asks for more than tensors.
     """
     if not path.is_file():
         raise StorageError("no such file", where=str(path), fix="check the path")
-    with path.open("rb") as stream:
-        head = stream.read(64)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise StorageError(what, where=str(path), fix="check its permissions") from error
     reason = _not_weights(head)
     if reason:
         raise StorageError(reason[0], where=str(path), fix=reason[1])
@@ -138,7 +198,7 @@ def resolve(path: Path) -> Path:
             )
         return found
     if path.name == POINTER and path.is_file():
-        return _pointed(path) or resolve(path.parent)
+        return _recorded(path) or resolve(path.parent)
     if not path.is_file():
         raise StorageError("no such file or folder", where=str(path), fix="check the path")
     return path
@@ -150,17 +210,21 @@ def newest_valid(run_dir: Path) -> Path | None:
     return None if found is None else found[0]
 
 
-def read_newest(run_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """That checkpoint and its content, read once.
+def read_newest(
+    run_dir: Path, *, passed_over: Callable[[StorageError], None] | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """That checkpoint and its content.
 
-    Torn files are passed over: names carry the step, content decides.
+    Torn and wrong files are passed over, each with its reason to ``passed_over``: names carry the
+    step, content decides, times of files mean nothing.
     """
     folder = run_dir / "checkpoints" if (run_dir / "checkpoints").is_dir() else run_dir
     for path in reversed(by_step(folder)):
         try:
             return path, read_checkpoint(path)
-        except StorageError:
-            continue
+        except StorageError as error:
+            if passed_over is not None:
+                passed_over(error)
     return None
 
 
@@ -169,16 +233,26 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}.ckpt"
 
 
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name says; -1 of any other file."""
+    named = NAMED.fullmatch(path.name)
+    return int(named[1]) if named else -1
+
+
 def by_step(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, oldest first."""
-    return sorted(folder.glob("step-*.ckpt"), key=lambda path: (len(path.name), path.name))
+    return sorted((p for p in folder.glob("step-*.ckpt") if step_of(p) >= 0), key=step_of)
 
 
-def _pointed(pointer: Path) -> Path | None:
-    """The file that the pointer ``last`` names, if it is there and has the recorded content."""
+def _recorded(pointer: Path, *, only: Path | None = None) -> Path | None:
+    """The file that the pointer ``last`` names, if it is there and has the recorded content.
+
+    ``only`` of this file is asked; others are not read.
+    """
     try:
         content = read_json(pointer)
         path = pointer.parent / Path(content["file"]).name
-        return path if sha256_of(path) == content["sha256"] else None
+        asked = only in (None, path)
+        return path if asked and sha256_of(path) == content["sha256"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
