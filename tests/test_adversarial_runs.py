@@ -59,7 +59,7 @@ def _moments(folder: RunFolder, step: int) -> dict[str, torch.Tensor]:
 
 
 def _rows(folder: RunFolder) -> list[tuple[int, str, float]]:
-    return [row for row in folder.read_metrics() if row[1] != "train/samples_per_second"]
+    return folder.read_metrics()
 
 
 def test_blind_lr_has_no_consistency(straight: RunFolder, images: Path, tmp_path: Path) -> None:

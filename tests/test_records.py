@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ from srtrain.errors import DivergedError
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.training import records as module_of_records
 from srtrain.training.records import Records
+from srtrain.training.rows import Rows
 from srtrain.training.run_folder import RunFolder
+from tests.training import cut_back, draw_sets, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +50,7 @@ class _Run:
             loss=WeightedSum({"pixel": torch.nn.MSELoss()}, {"pixel": 1.0}),
             loss_details=lambda: ({"pixel": torch.tensor(2.0)}, {}),
             validation=SimpleNamespace(val={}, new_bicubic={}),
+            device=torch.device("cpu"),
         )
         self.records.on_train_start(self.trainer, self.module)
 
@@ -68,8 +72,13 @@ def test_validation_is_not_training_time(tmp_path: Path, monkeypatch: pytest.Mon
         run.step(0.5)
         if step in (5, 12):
             run.validate(seconds=60.0)
-    rates = [v for _, name, v in run.records.folder.read_metrics() if name.endswith("per_second")]
-    assert rates == [4.0, 4.0]  # 10 steps of 4 images in 10 s, twice
+    lines = run.records.folder.timing.read_text(encoding="utf-8").split()
+    assert lines == [  # 10 steps of 4 images in 10 s, twice
+        "step,name,value",
+        "10,train/samples_per_second,4.0",
+        "20,train/samples_per_second,4.0",
+    ]
+    assert "per_second" not in run.records.folder.metrics.read_text(encoding="utf-8")
 
 
 def test_means_over_steps_and_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +106,37 @@ def test_a_broken_discriminator_has_knobs_of_its_own(
     with pytest.raises(DivergedError, match=r"lower discriminator_optimizer\.lr") as caught:
         run.step(0.5)
     assert caught.value.where == "discriminator"
+
+
+def test_a_kill_between_two_lines_leaves_no_trace(tmp_path: Path) -> None:
+    """Lines at 4 and 6, saved at 2: the line at 4 is of four steps in both."""
+    images, every = draw_sets(tmp_path / "images"), "trainer.log_every_n_steps=4"
+    whole = train(images, tmp_path / "whole", every)
+    cut = cut_back(whole, tmp_path / "cut", 2)
+    train(images, cut.path, every)
+    assert cut.metrics.read_bytes() == whole.metrics.read_bytes()
+    rows = [line.split(",")[0] for line in cut.timing.read_text(encoding="utf-8").split()]
+    assert rows == ["step", "4", "6", "4", "6"]  # no clock is turned back
+
+
+def test_rows_of_terms_that_begin_later() -> None:
+    rows = Rows()
+    rows.add({"loss": torch.tensor(1.0)})
+    rows.add({"loss": torch.tensor(2.0), "late": torch.tensor(4.0)})
+    rows.add({"late": torch.tensor(8.0)})
+    resumed = Rows()
+    resumed.load_state_dict(rows.state_dict())
+    for each in (rows, resumed):
+        columns = each.take(lambda matrix: matrix)
+        np.testing.assert_array_equal(columns["loss"], [1.0, 2.0, np.nan])
+        np.testing.assert_array_equal(columns["late"], [np.nan, 4.0, 8.0])
+        assert len(each) == 0
+
+
+def test_rows_of_two_ranks_go_on_alone() -> None:
+    """What two had on average: their figures are means over equal parts of a batch."""
+    rows = Rows()
+    rows.load_state_dict(
+        {"names": ["loss"], "rows": torch.tensor([[[1.0], [2.0]], [[3.0], [6.0]]])}
+    )
+    np.testing.assert_array_equal(rows.take(lambda matrix: matrix)["loss"], [2.0, 4.0])

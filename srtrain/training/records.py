@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from srtrain.errors import DivergedError
 from srtrain.losses.weighted_sum import gradient_ratios, gradient_share
+from srtrain.training.rows import Rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
@@ -30,8 +33,9 @@ class Records(Callback):
     total), ``train/gradient_ratio/<term>`` (norm of the weighted gradient at the output ÷ that of
     the pixel terms), ``train/gradient_share/<term>`` (÷ the sum over all terms),
     ``val/<set>/<metric>``, ``bicubic/<set>/<metric>``. Training figures are means over the steps
-    since the last line that had them, and over the ranks. The time of validation is not counted in
-    ``train/samples_per_second``.
+    since the last line, and over the ranks; those steps are in every checkpoint, so that a line is
+    the same whoever was killed before it. What a clock says, ``train/samples_per_second``, goes to
+    ``timing.csv`` and the loggers; the time of validation is not counted.
 
     Raises: DivergedError when the mean loss is not finite, naming the first such term.
     """
@@ -44,35 +48,32 @@ class Records(Callback):
         self.shares: dict[str, dict[str, float]] = {}
         self.alarms: dict[str, dict[str, Any]] = {}  # by name; whoever watches the figures adds
         self.samples_per_second = 0.0
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._rows = Rows()
+        self._timed = 0  # steps since the clock was started
         self._since = 0.0
         self._validating_since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._sums, self._counts, self._since = {}, {}, time.perf_counter()
+        self._rows.to(pl_module.device)
+        self._timed, self._since = 0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add this step's figures; every so often fetch and write their means."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
-        self._add(module.step_values)
+        self._rows.add(module.step_values)
+        self._timed += 1
         step = trainer.global_step
         if step % self.log_every_n_steps and step != trainer.max_steps:
             return
-        images = self._counts["loss"] * len(batch["sample"]) * trainer.world_size
         means = self._fetch(trainer)
         _refuse_non_finite(means, step)
         self.latest = {f"train/{name}": value for name, value in means.items()}
         self.latest |= self._shares(trainer, module, batch, means)
-        now = time.perf_counter()
-        self.samples_per_second = images / max(now - self._since, 1e-9)
-        self.latest["train/samples_per_second"] = self.samples_per_second
         self.latest["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        self.write(trainer, step, self.latest)
-        self._since = time.perf_counter()
+        self.write(trainer, step, self.latest, timing=self._pace(trainer, batch))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
@@ -87,27 +88,47 @@ class Records(Callback):
         self.write(trainer, trainer.global_step, figures)
         self._since += time.perf_counter() - self._validating_since
 
-    def write(self, trainer: Trainer, step: int, metrics: dict[str, float]) -> None:
+    def write(
+        self,
+        trainer: Trainer,
+        step: int,
+        metrics: dict[str, float],
+        *,
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
         """One row per figure on disk, one call per logger; rank 0 alone."""
         if not trainer.is_global_zero:
             return
         self.folder.append_metrics(step, metrics)
+        if timing:
+            self.folder.append_timing(step, timing)
         for logger in trainer.loggers:
-            logger.log_metrics({**metrics, "generator_step": step}, step=step)
+            logger.log_metrics({**metrics, **(timing or {}), "generator_step": step}, step=step)
 
-    def _add(self, values: dict[str, Tensor]) -> None:
-        """Each name is counted for itself: a term may begin between two lines."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+    def state_dict(self) -> dict[str, Any]:
+        """The steps since the last line, for resuming."""
+        return self._rows.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the steps since an earlier line."""
+        self._rows.load_state_dict(state_dict)
 
     def _fetch(self, trainer: Trainer) -> dict[str, float]:
-        sums = self._sums.items()
-        stacked = torch.stack([value.float() / self._counts[name] for name, value in sums])
-        stacked = trainer.strategy.reduce(stacked, reduce_op="mean")
-        means = dict(zip(self._sums, stacked.tolist(), strict=True))
-        self._sums, self._counts = {}, {}
-        return means
+        reduce = trainer.strategy.reduce
+        columns = self._rows.take(lambda rows: reduce(rows, reduce_op="mean"))
+        return {
+            name: float(
+                column[np.isfinite(column)].mean() if np.isfinite(column[-1]) else column[-1]
+            )
+            for name, column in columns.items()
+        }
+
+    def _pace(self, trainer: Trainer, batch: Any) -> dict[str, float]:
+        """Images per second since the last line, over all ranks; starts the clock again."""
+        now, images = time.perf_counter(), self._timed * len(batch["sample"]) * trainer.world_size
+        self.samples_per_second = images / max(now - self._since, 1e-9)
+        self._timed, self._since = 0, now
+        return {"train/samples_per_second": self.samples_per_second}
 
     def _shares(
         self, trainer: Trainer, module: SupervisedSR, batch: Any, means: dict[str, float]

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from srtrain.errors import ConfigError, StorageError
-from srtrain.files import HeldError, held, write_atomic, write_json
+from srtrain.files import HeldError, held, sync_folder, write_atomic, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ HEADER = ("step", "name", "value")
 
 
 class RunFolder:
-    """``config.yaml metrics.csv summary.json checkpoints/ samples/ wandb/ error.log``.
+    """``config.yaml metrics.csv timing.csv summary.json checkpoints/ samples/ wandb/ error.log``.
 
     Raises: StorageError when the folder cannot be written to — before any work is done.
     """
@@ -29,6 +29,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.metrics = path / "metrics.csv"
+        self.timing = path / "timing.csv"
         self.summary = path / "summary.json"
         self.config = path / "config.yaml"
         self._new = False
@@ -114,17 +115,31 @@ class RunFolder:
             write_json(self.summary, dict(summary))
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add rows ``step,name,value`` to ``metrics.csv``."""
+        """Add rows ``step,name,value`` to ``metrics.csv``: nothing that a clock says."""
+        self._append(self.metrics, step, metrics)
+
+    def append_timing(self, step: int, timing: Mapping[str, float]) -> None:
+        """Add rows to ``timing.csv``, which no two runs share and no resuming cuts."""
+        self._append(self.timing, step, timing)
+
+    def sync_metrics(self) -> None:
+        """Have on the disk what was appended so far; to be called before a checkpoint is committed.
+
+        A checkpoint of step N says that the rows up to N are in ``metrics.csv``.
+        """
+        if not self.metrics.exists():
+            return
+        with _refused(self.metrics), self.metrics.open("rb") as stream:
+            os.fsync(stream.fileno())
+        sync_folder(self.path)
+
+    def _append(self, path: Path, step: int, figures: Mapping[str, float]) -> None:
         self.check()
-        new = not self.metrics.exists()
-        with (
-            _refused(self.metrics),
-            self.metrics.open("a", newline="", encoding="utf-8") as stream,
-        ):
+        with _refused(path), path.open("a", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            if new:
+            if not stream.tell():
                 writer.writerow(HEADER)
-            writer.writerows((step, name, repr(float(v))) for name, v in metrics.items())
+            writer.writerows((step, name, repr(float(v))) for name, v in figures.items())
 
     def read_metrics(self) -> list[tuple[int, str, float]]:
         """All complete rows of ``metrics.csv``; a torn last line is passed over."""
