@@ -156,11 +156,17 @@ def test_a_failed_job_is_the_sweeps_exit_code(
     assert capsys.readouterr().err.count("loss is nan") == 1
 
 
-def test_preemption_ends_a_sweep(train: Train) -> None:
+def test_preemption_ends_a_sweep(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     train.failures[2] = PreemptedError("saved")
-    with pytest.raises(SystemExit, match="75"):
-        main(["-m", "experiment=mse", "seed=1,2,3"])
+    assert main(["-m", "experiment=mse", "seed=1,2,3"]) == 75
     assert len(train.runs) == 2
+    told = capsys.readouterr()
+    assert [row.split()[:4] for row in told.out.splitlines() if "outputs/" in row] == [
+        ["0", "seed=1", "1.00", "done"],
+        ["1", "seed=2", "-", "saved"],
+    ]
+    words = "--multirun experiment=mse seed=1,2,3 run_dir=outputs/mse"
+    assert told.err.splitlines()[-1].endswith(f" -m srtrain {words}")
 
 
 def test_an_unknown_launcher(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
