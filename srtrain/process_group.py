@@ -11,3 +11,9 @@ import torch.distributed as dist
 def world_size() -> int:
     """The number of ranks; 1 outside any process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all ranks; nothing outside any process group."""
+    if world_size() > 1:
+        dist.barrier()

@@ -68,7 +68,12 @@ def test_the_norm_of_no_gradients_lies_where_the_network_does() -> None:
         lr_schedulers=lambda: scheduler,
         trainer=SimpleNamespace(strategy=None),
     )
-    assert step_network(module, network, number=0, clip_norm=None).device.type == "meta"
+    loss = torch.zeros((), device="meta")
+    told = step_network(module, network, number=0, clip_norm=None, loss=loss)
+    assert {name: figure.device.type for name, figure in told.items()} == {
+        "grad_norm": "meta",
+        "skipped": "meta",
+    }
 
 
 def test_an_adaptive_discriminator_pauses_while_it_wins() -> None:

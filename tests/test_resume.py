@@ -259,7 +259,7 @@ def test_a_crash_after_resuming_keeps_what_was_reached(
     folder = cut_back(straight, tmp_path / "crash", 6)
     before = read_json(folder.summary)
     with monkeypatch.context() as patch:
-        patch.setattr(SupervisedSR, "step_generator", lambda _: 1 / 0)
+        patch.setattr(SupervisedSR, "step_generator", lambda *_: 1 / 0)
         train(images, folder.path, "trainer.max_steps=8", code=1)
     after = read_json(folder.summary)
     same = ("generator_steps", "checkpoint", "best", "val", "val_step", "bicubic", "loss")

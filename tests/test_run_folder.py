@@ -243,7 +243,7 @@ def _summary(
         metrics=SimpleNamespace(protocol={"border": 4}),
     )
     records = SimpleNamespace(
-        shares={"loss": {"pixel": 1.0}}, alarms={}, samples_per_second=12.3456
+        shares={"loss": {"pixel": 1.0}}, alarms={}, samples_per_second=12.3456, skipped=2
     )
     checkpointing = SimpleNamespace(
         last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
@@ -278,6 +278,7 @@ def test_summary(folder: RunFolder) -> None:
             "loss": {"pixel": 1.0},
         },
         "alarms": {},
+        "skipped": 2,
         "samples_per_second": 12.35,
     }
 

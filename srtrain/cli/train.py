@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -24,16 +26,19 @@ from srtrain.cli.resume import (
 from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError
 from srtrain.networks.storage import checkpoint_name
+from srtrain.process_group import barrier
 from srtrain.ranks import rank
 from srtrain.training.afresh import adversary_afresh
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
+from srtrain.training.divergence import Divergence
+from srtrain.training.guards import DISCRIMINATOR, Guard, RollBack
 from srtrain.training.interrupt import Interrupt
 from srtrain.training.keyed import KeyedSteps
 from srtrain.training.loop import TrainerOptions, make_trainer, seed_networks
 from srtrain.training.progress import ProgressLine
 from srtrain.training.reconfigure import Reconfigure
-from srtrain.training.records import DISCRIMINATOR, Records
+from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
 from srtrain.training.wandb import Wandb
@@ -90,7 +95,7 @@ def run(
             folder.create()
         asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
         with folder.locked() if leader else nullcontext():
-            return _train(asked)
+            return _train_through(asked)
     except DivergedError as error:  # the same steps would diverge again
         group = f"{DISCRIMINATOR}_optimizer" if error.where == DISCRIMINATOR else "optimizer"
         lower = f"{group}.lr={config[group].lr / 2:g}"
@@ -99,6 +104,37 @@ def run(
     except BaseException as error:
         vars(error)["run_dir"] = folder.path  # cli/process.py and cli/main.py name it
         raise
+
+
+def _train_through(run: Run) -> float | None:
+    """``_train``; where it diverges, again from the last checkpoint to be trusted, but slower.
+
+    Raises: DivergedError when it was rolled back as often as may be.
+    """
+    while True:
+        try:
+            return _train(run)
+        except RollBack as error:
+            broke = error.with_traceback(None)  # frames would keep networks and moments alive
+        run = _rolled_back(run, broke)
+
+
+def _rolled_back(run: Run, broke: RollBack) -> Run:
+    divergence = Divergence(run.folder.path)
+    spent = len(divergence.entries)
+    if divergence.spent or not broke.step:
+        after = f", after {spent} rollbacks ({divergence.path.name})" if spent else ""
+        raise DivergedError(f"{broke.what}{after}", where=broke.where)
+    barrier()  # all have read what rank 0 is about to change
+    if rank() == 0:
+        to = divergence.roll_back(step=broke.step, limit=broke.limit, term=broke.term)["to"]
+        slower = f"learning rates × {divergence.lr_factor:g}"
+        run.console.print(f"diverged: {broke.what} · back to step {to}, {slower}", markup=False)
+    barrier()
+    gc.collect()
+    config = deepcopy(run.config)
+    config.resume = "auto" if config.resume == "never" else config.resume  # what it holds is ours
+    return replace(run, config=config)
 
 
 def _train(run: Run) -> float | None:
@@ -201,6 +237,7 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     callbacks: list[Callback] = [
         Reconfigure(),
         KeyedSteps(seed=config.seed),
+        Guard(folder),
         parts.records,
         *build.make_callbacks(config, folder, parts.records),
     ]

@@ -126,15 +126,15 @@ class AdversarialSR(SupervisedSR):
             figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale, self.told)}
             figures |= zip(("d_accuracy_real", "d_accuracy_fake"), right, strict=True)
             add_share(values, figures, len(examples))
-        limit = self.discriminator_clip_norm
-        values["d_grad_norm"] = step_network(self, self.discriminator, number=1, clip_norm=limit)
+        limit, loss = self.discriminator_clip_norm, values["d_loss"]
+        told = step_network(self, self.discriminator, number=1, clip_norm=limit, loss=loss)
         if learns:
             self.discriminator_steps += 1
             advance(self.discriminator)
         if self.adaptive_above is not None:
             seen = values["d_accuracy_real"].lerp(values["d_accuracy_fake"], 0.5)
             self.accuracy.lerp_(self.trainer.strategy.reduce(seen, reduce_op="mean"), MOMENTUM)
-        self.step_values |= values
+        self.step_values |= values | {f"d_{name}": value for name, value in told.items()}
 
     def penalty(self, *, hr: Tensor, sr: Tensor, mix: Tensor) -> Tensor | float:
         """What regularises the discriminator at this step of its own, in fp32."""
@@ -146,5 +146,5 @@ class AdversarialSR(SupervisedSR):
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of each network, stepped by hand; the schedules are the same."""
         make, schedule = self.make_discriminator_optimizer, self.make_scheduler
-        judge = optimized(self.discriminator, make, schedule, max_steps=self.trainer.max_steps)
+        judge = optimized(self, self.discriminator, make, schedule)
         return (*super().configure_optimizers(), judge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,11 @@ class AdversaryWatch(Callback):
             return
         module: AdversarialSR = pl_module  # type: ignore[assignment]
         self._line, step = self.records.latest, trainer.global_step
-        figures = {name: self._line[f"train/{name}"] for name in WATCHED}
-        told = (f"train/{name}" for name in CONSISTENCIES)
-        figures["lr_psnr"] = next(self._line[name] for name in told if name in self._line)
+        figures = {name: self._line.get(f"train/{name}", math.nan) for name in WATCHED}
+        told = (self._line.get(f"train/{name}", math.nan) for name in CONSISTENCIES)
+        figures["lr_psnr"] = next((psnr for psnr in told if math.isfinite(psnr)), math.nan)
+        if not all(math.isfinite(figure) for figure in figures.values()):
+            return  # no step was taken since the line before
         steps, self._step = step - (self._step or 0), step
         if "train/adversarial" in self._line and module.discriminator_steps:
             self._window.add(steps, figures)
@@ -116,6 +119,8 @@ class AdversaryWatch(Callback):
             return
         real, fake = module.last_logits
         margins = module.objective.margins(fake=fake.float(), real=real.float())
+        if not all(bool(side.isfinite().all()) for side in margins):
+            return  # of a step that was refused
         self._margins = thinned(margins[0]), thinned(margins[1])
         right_of_real, right_of_made = (figures[name] for name in ACCURACIES)
         moment = Moment(step, right_of_real, right_of_made, *quantiles(*self._margins))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 
-from srtrain.errors import DivergedError
 from srtrain.losses.weighted_sum import gradient_ratios, gradient_share
+from srtrain.training.guards import SKIPPED, blamed
 from srtrain.training.rows import Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from srtrain.training.validation import Figures
 
 SHARES_EVERY = 10  # of the logged steps: a gradient share costs one more pass through the loss
-DISCRIMINATOR = "discriminator"  # where it broke, if not in the generator
 
 
 class Records(Callback):
@@ -34,10 +36,11 @@ class Records(Callback):
     the pixel terms), ``train/gradient_share/<term>`` (÷ the sum over all terms),
     ``val/<set>/<metric>``, ``bicubic/<set>/<metric>``. Training figures are means over the steps
     since the last line, and over the ranks; those steps are in every checkpoint, so that a line is
-    the same whoever was killed before it. What a clock says, ``train/samples_per_second``, goes to
-    ``timing.csv`` and the loggers; the time of validation is not counted.
-
-    Raises: DivergedError when the mean loss is not finite, naming the first such term.
+    the same whoever was killed before it. Steps that were refused are left out of the means, told
+    on stderr and counted: ``train/skipped`` and, of the discriminator, ``train/d_skipped``, where
+    there were any. A figure that was never finite has no row. What a clock says,
+    ``train/samples_per_second``, goes to ``timing.csv`` and the loggers; the time of validation is
+    not counted.
     """
 
     def __init__(self, folder: RunFolder, *, log_every_n_steps: int) -> None:
@@ -48,6 +51,7 @@ class Records(Callback):
         self.shares: dict[str, dict[str, float]] = {}
         self.alarms: dict[str, dict[str, Any]] = {}  # by name; whoever watches the figures adds
         self.samples_per_second = 0.0
+        self.skipped = 0  # steps in which a network's was refused
         self._rows = Rows()
         self._timed = 0  # steps since the clock was started
         self._since = 0.0
@@ -68,10 +72,9 @@ class Records(Callback):
         step = trainer.global_step
         if step % self.log_every_n_steps and step != trainer.max_steps:
             return
-        means = self._fetch(trainer)
-        _refuse_non_finite(means, step)
+        means = self._fetch(trainer, module, batch)
         self.latest = {f"train/{name}": value for name, value in means.items()}
-        self.latest |= self._shares(trainer, module, batch, means)
+        self.latest |= self._shares(trainer, module, means)
         self.latest["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.write(trainer, step, self.latest, timing=self._pace(trainer, batch))
 
@@ -113,15 +116,27 @@ class Records(Callback):
         """Go on with the steps since an earlier line."""
         self._rows.load_state_dict(state_dict)
 
-    def _fetch(self, trainer: Trainer) -> dict[str, float]:
+    def _fetch(self, trainer: Trainer, module: SupervisedSR, batch: Any) -> dict[str, float]:
+        """The means over the steps that were taken; those that were not are told and counted."""
         reduce = trainer.strategy.reduce
         columns = self._rows.take(lambda rows: reduce(rows, reduce_op="mean"))
-        return {
-            name: float(
-                column[np.isfinite(column)].mean() if np.isfinite(column[-1]) else column[-1]
-            )
-            for name, column in columns.items()
-        }
+        counts = {name: columns.pop(name) > 0 for name in SKIPPED if name in columns}
+        refused = np.any([np.zeros(len(columns["loss"]), bool), *counts.values()], axis=0)
+        if refused.any():
+            self.skipped += int(refused.sum())
+            first = trainer.global_step - len(refused) + 1
+            steps = [first + int(index) for index in np.flatnonzero(refused)]
+            bad = {
+                s: {n for n, c in columns.items() if not np.isfinite(c[s - first])} for s in steps
+            }
+            causes = [blamed(bad[s], module.loss.weights_at(s - 1)) for s in steps]
+            if trainer.is_global_zero:
+                samples = len(batch["sample"]) * trainer.world_size
+                # Looked up now: while a progress bar is shown, this stream is led around it.
+                sys.stderr.writelines(_told(steps, causes, samples=samples))
+        taken = {name: c[~refused & np.isfinite(c)] for name, c in columns.items()}
+        means = {name: float(values.mean()) for name, values in taken.items() if len(values)}
+        return means | {name: float(of.sum()) for name, of in counts.items() if of.any()}
 
     def _pace(self, trainer: Trainer, batch: Any) -> dict[str, float]:
         """Images per second since the last line, over all ranks; starts the clock again."""
@@ -131,10 +146,12 @@ class Records(Callback):
         return {"train/samples_per_second": self.samples_per_second}
 
     def _shares(
-        self, trainer: Trainer, module: SupervisedSR, batch: Any, means: dict[str, float]
+        self, trainer: Trainer, module: SupervisedSR, means: dict[str, float]
     ) -> dict[str, float]:
         """Shares of the loss at every line; of the gradient, and linear zones, more rarely."""
         step = trainer.global_step
+        if not module.loss.weights_at(step - 1).keys() <= means.keys():
+            return {}  # no step was taken since a term began
         share = module.loss.shares(means, step=step - 1)  # steps are counted from 0
         figures = {f"train/share/{name}": value for name, value in share.items()}
         interval = self.log_every_n_steps * SHARES_EVERY
@@ -143,6 +160,8 @@ class Records(Callback):
             squares = {name: norm.square() for name, norm in norms.items()}
             norms = {name: mean.sqrt() for name, mean in _over_ranks(trainer, squares).items()}
             linear = _over_ranks(trainer, linear)
+            if not all(math.isfinite(float(norm)) for norm in norms.values()):
+                return figures  # of a step that was refused
             ratios = {name: float(ratio) for name, ratio in gradient_ratios(norms).items()}
             of_all = {name: float(part) for name, part in gradient_share(norms).items()}
             self.shares = {"loss": share, "gradient": ratios, "gradient_share": of_all}
@@ -165,16 +184,11 @@ def _flat(prefix: str, figures: Figures) -> dict[str, float]:
     }
 
 
-def _refuse_non_finite(means: dict[str, float], step: int) -> None:
-    bad = [name for name, value in means.items() if not abs(value) < float("inf")]
-    if bad:
-        named = next((name for name in bad if name not in {"loss", "grad_norm"}), bad[0])
-        where = named if named in {"loss", "grad_norm"} else f"loss.terms.{named}"
-        judge = named == "adversarial" or named.startswith("d_")  # SR itself was finite
-        rate = "discriminator_optimizer.lr" if judge else "optimizer.lr"
-        clip = "model.discriminator_clip_norm" if judge else "model.clip_norm"
-        raise DivergedError(
-            f"`{named}` is not finite at step {step}",
-            where=DISCRIMINATOR if judge else where,
-            fix=f"lower {rate} or {clip}; the last checkpoint is intact",
-        )
+def _told(steps: Sequence[int], causes: Sequence[str], *, samples: int) -> Iterator[str]:
+    """One line for those in a row that have one cause."""
+    numbered = enumerate(zip(steps, causes, strict=True))
+    for (_, cause), group in groupby(numbered, key=lambda item: (item[1][0] - item[0], item[1][1])):
+        own = [step for _, (step, _) in group]
+        which = f"step {own[0]}" if len(own) == 1 else f"steps {own[0]}-{own[-1]}"
+        seen = f"samples {(own[0] - 1) * samples}-{own[-1] * samples - 1}"
+        yield f"srtrain: {which} skipped: `{cause}` is not finite · {seen}\n"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from srtrain.training.guards import refuse, spoil
 from srtrain.training.strategy import average_gradients
 
 if TYPE_CHECKING:
@@ -17,38 +19,54 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
+    from srtrain.training.supervised import SupervisedSR
+
     MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
     MakeScheduler = Callable[..., LRScheduler]
 
 
 def optimized(
-    network: nn.Module, make: MakeOptimizer, schedule: MakeScheduler, *, max_steps: int
+    module: SupervisedSR, network: nn.Module, make: MakeOptimizer, schedule: MakeScheduler
 ) -> dict[str, Any]:
     """The optimizer of one network and its schedule, as Lightning wants to hear of them."""
     optimizer = make(p for p in network.parameters() if p.requires_grad)
+    for group in optimizer.param_groups:
+        group["lr"] *= module.lr_factor
+    max_steps = module.trainer.max_steps
     return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, max_steps=max_steps)}
 
 
 def step_network(
-    module: LightningModule, network: nn.Module, *, number: int, clip_norm: float | None
-) -> Tensor:
-    """Step the optimizer and schedule ``number``; the gradient's norm before clipping.
+    module: LightningModule,
+    network: nn.Module,
+    *,
+    number: int,
+    clip_norm: float | None,
+    loss: Tensor,
+) -> dict[str, Tensor]:
+    """Step the optimizer and schedule ``number``, unless ``loss`` or gradient is not finite.
 
     Number 0 is the generator's: it steps through Lightning, whose ``global_step`` counts it. All
     others step torch's own optimizer. Without gradients a step changes nothing but the schedule.
+
+    Returns: ``grad_norm`` before clipping, and ``skipped``: 1 if the optimizer did nothing, else 0.
     """
     made: Any = module.optimizers(), module.lr_schedulers()
     optimizers, schedulers = (it if isinstance(it, list) else [it] for it in made)
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    spoil(gradients, loss)
     average_gradients(module.trainer.strategy, network)
     limit = clip_norm if clip_norm is not None else float("inf")
     norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
     # Of no gradients at all the norm is torch's constant 0, made on the CPU.
     norm = norm.detach().to(next(network.parameters()).device, non_blocking=True)
-    optimizer = optimizers[number] if number == 0 else optimizers[number].optimizer
-    optimizer.step()
+    optimizer = optimizers[number]
+    own: Any = getattr(optimizer, "optimizer", optimizer)
+    skipped = refuse(own, norm) if gradients else torch.zeros_like(norm)
+    (optimizer if number == 0 else own).step()
     optimizer.zero_grad(set_to_none=True)
     schedulers[number].step()
-    return norm
+    return {"grad_norm": norm, "skipped": skipped}
 
 
 @contextmanager

@@ -63,6 +63,7 @@ class Summary(Callback):
                 **self.records.shares,
             },
             "alarms": self.records.alarms,
+            "skipped": self.records.skipped,
             "seconds": round(self._seconds_before + time.perf_counter() - self._started, 1),
             "samples_per_second": round(self.records.samples_per_second, 2),
         }
@@ -86,6 +87,7 @@ class Summary(Callback):
         shares = {key: value for key, value in earlier["loss"].items() if key not in about}
         self.records.shares = shares
         self.records.alarms = dict(earlier.get("alarms", {}))
+        self.records.skipped = int(earlier.get("skipped", 0))
         self.module.discriminator_steps = int(earlier["discriminator_steps"])
         checkpointing.last_step = int(earlier["generator_steps"])
         kept = {name: row for name, row in earlier["bicubic"].items() if name in same_sets}

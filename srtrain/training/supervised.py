@@ -41,6 +41,7 @@ class SupervisedSR(LightningModule):
     """
 
     discriminator_steps = 0
+    lr_factor = 1.0  # of every network's learning rate
 
     def __init__(
         self,
@@ -94,8 +95,7 @@ class SupervisedSR(LightningModule):
             add_share(values, {"loss": total.detach(), **raw}, len(examples))
             made.append(self.loss.point(output.detach()))
         self.last = Last(output.detach().float(), example.target, average, self.global_step)
-        values["grad_norm"] = self.step_generator()
-        self.step_values = values
+        self.step_values = values | self.step_generator(values["loss"])
         return made
 
     def compare(
@@ -111,9 +111,9 @@ class SupervisedSR(LightningModule):
         """The image of the averaged weights, where a term asks for it."""
         return averaged_image(self.generator, self.average, lr) if self.loss.needs_average else None
 
-    def step_generator(self) -> Tensor:
-        """Average over ranks, clip, step, schedule; returns the gradient's norm before clipping."""
-        return step_network(self, self.generator, number=0, clip_norm=self.clip_norm)
+    def step_generator(self, loss: Tensor) -> dict[str, Tensor]:
+        """Average over ranks, clip, step, schedule; returns what is to be told of that."""
+        return step_network(self, self.generator, number=0, clip_norm=self.clip_norm, loss=loss)
 
     def loss_details(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Each weighted term's gradient norm at the output, and the robust terms' linear zones.
@@ -146,5 +146,4 @@ class SupervisedSR(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer and schedule of each network, stepped by hand."""
-        make, schedule = self.make_optimizer, self.make_scheduler
-        return (optimized(self.generator, make, schedule, max_steps=self.trainer.max_steps),)
+        return (optimized(self, self.generator, self.make_optimizer, self.make_scheduler),)

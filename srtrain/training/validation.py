@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from srtrain.errors import DivergedError
 from srtrain.networks.heads import Band
 from srtrain.process_group import world_size
+from srtrain.training.guards import RollBack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,11 +68,13 @@ class Validation:
         self._rows: list[Row] = []
         self._bicubic_rows: list[Row] = []
         self._maps: list[Tensor] = []  # of the panels, until the bands are calibrated
+        self._broken: list[str] = []
 
     def start(self, device: torch.device) -> None:
         """Begin a round."""
         self.metrics.to(device)
         self._rows, self._bicubic_rows, self.panels, self._maps = [], [], [], []
+        self._broken = []
         if self.bands is not None:
             self.bands.start()
 
@@ -89,7 +93,11 @@ class Validation:
         ``maps``: all that the generator predicted, of which ``bands`` are made.
         """
         samples = [int(sample) for sample in batch["sample"]]
-        self._rows += _rows(data, samples, self.metrics(sr, hr, lr))
+        try:
+            self._rows += _rows(data, samples, self.metrics(sr, hr, lr))
+        except DivergedError as error:  # for `finish`: other ranks have other images
+            self._broken.append(f"{error.what} ({batch['name'][0]})")
+            return
         shown = [b for b, sample in enumerate(samples) if sample < self.num_panels]
         if self.bands is not None and maps is not None:
             self.bands.add(data, samples, maps, hr)
@@ -108,7 +116,13 @@ class Validation:
             self.panels.append(Panel(self.names[data], name, lr_b, bicubic_b, sr_b, hr_b))
 
     def finish(self, step: int) -> None:
-        """Reduce over all images of all ranks; every rank ends with the same figures."""
+        """Reduce over all images of all ranks; every rank ends with the same figures.
+
+        Raises: RollBack, on every rank, if a pixel of any image was not finite.
+        """
+        broken = all_ranks(self._broken)
+        if broken:
+            raise RollBack(f"{broken[0]} at step {step}", term="sr", step=step)
         self.val = self._reduce(self._rows)
         if self.bands is not None:
             self._finish_bands(self.bands)

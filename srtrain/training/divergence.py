@@ -1,0 +1,63 @@
+"""What a run remembers of its rollbacks: ``divergence.json`` in its folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from srtrain.files import read_json, write_json
+from srtrain.networks.storage import by_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROLLBACKS = 2
+SLOWER = 0.5
+SET_ASIDE = ".diverged"
+
+
+class Divergence:
+    """Every rollback of a run: ``{step, to, term, lr_factor}``, the newest last.
+
+    ``lr_factor`` is what both learning rates are multiplied with from then on, by whichever process
+    continues the run. Without the file a run has never diverged.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / "divergence.json"
+        self.checkpoints = run_dir / "checkpoints"
+        self.entries: list[dict[str, Any]] = read_json(self.path) if self.path.exists() else []
+
+    @property
+    def spent(self) -> bool:
+        """Whether there have been as many as there may be."""
+        return len(self.entries) >= ROLLBACKS
+
+    @property
+    def lr_factor(self) -> float:
+        """What the learning rates are multiplied with."""
+        return float(self.entries[-1]["lr_factor"]) if self.entries else 1.0
+
+    def roll_back(self, *, step: int, limit: int, term: str) -> dict[str, Any]:
+        """Note one more, once the newest checkpoint is one that can be trusted.
+
+        That is the newest from before step ``limit``, unless the last rollback led there and no
+        newer one came of it: then the one before, if there is one. Those beyond are renamed, not
+        removed. A process that is killed in between diverges again, and comes here again.
+        """
+        of = {number_of(path): path for path in by_step(self.checkpoints)}
+        good = [number for number in of if number < limit]
+        if len(good) > 1 and self.entries and self.entries[-1]["to"] == good[-1]:
+            good.pop()
+        to = good[-1] if good else 0
+        for number, path in of.items():
+            if number > to:
+                path.replace(path.with_suffix(SET_ASIDE))
+        entry = {"step": step, "to": to, "term": term, "lr_factor": self.lr_factor * SLOWER}
+        write_json(self.path, [*self.entries, entry])
+        self.entries.append(entry)
+        return entry
+
+
+def number_of(path: Path) -> int:
+    """The step that a checkpoint's name says."""
+    return int(path.stem.removeprefix("step-"))
