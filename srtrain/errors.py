@@ -7,6 +7,7 @@ class SrtrainError(Exception):
     """Says ``what · where · how to fix`` in one line; the CLI exits with ``exit_code``."""
 
     exit_code = 1
+    told = False  # the rank that failed has said it already
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(" · ".join(part for part in (what, where, fix) if part))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
 
-from srtrain.cli.launch import agree_on, launch, must_launch
+from srtrain.cli.launch import agree_on, launch, meet, must_launch
 from srtrain.errors import ConfigError, DistributedError
 from srtrain.training.loop import TrainerOptions
-from srtrain.training.strategy import Srun, cluster_environment
+from srtrain.training.meeting import Srun, cluster_environment
 
 
 def _options(**changes: object) -> TrainerOptions:
@@ -34,34 +35,26 @@ def test_several_nodes_cannot_be_launched_from_one() -> None:
 
 
 @pytest.fixture
-def torchrun(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
-    """The store of torchrun's agent, and its variables."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for name, value in {
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": "2",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return store
+def store() -> TCPStore:
+    return TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=1)
+    )
 
 
-def test_rank_0_names_the_folder(torchrun: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    assert agree_on(Path("/runs/noon"), timeout_s=5) == Path("/runs/noon")
-    monkeypatch.setenv("RANK", "1")
-    assert agree_on(Path("/runs/a second later"), timeout_s=5) == Path("/runs/noon")
+def test_rank_0_names_the_folder(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert agree_on(store, Path("/runs/noon")) == Path("/runs/noon")
+    monkeypatch.setattr("srtrain.cli.launch.rank", lambda: 1)
+    assert agree_on(store, Path("/runs/a second later")) == Path("/runs/noon")
 
 
-def test_rank_0_is_silent(torchrun: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+def test_rank_0_is_silent(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srtrain.cli.launch.rank", lambda: 1)
     with pytest.raises(DistributedError, match="rank 1 did not hear the run folder"):
-        agree_on(Path("/runs/noon"), timeout_s=1)
+        agree_on(store, Path("/runs/noon"))
 
 
 def test_alone_the_folder_is_ones_own() -> None:
-    assert agree_on(Path("/runs/noon"), timeout_s=1) == Path("/runs/noon")
+    assert meet(Path("/runs/noon"), timeout_s=1, words=[]) == Path("/runs/noon")
 
 
 @pytest.mark.parametrize(

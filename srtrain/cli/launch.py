@@ -7,13 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srtrain.cli.process import LEAVE, SIGNALS
+from srtrain.cli.process import CODES, SIGNALS, with_continuation
+from srtrain.cli.tell import tell
 from srtrain.errors import ConfigError, DistributedError, SrtrainError, Stopped
-from srtrain.ranks import launched, rank
+from srtrain.ranks import granted, launched, rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch.distributed import Store
+
+    from srtrain.training.board import Verdict
     from srtrain.training.loop import TrainerOptions
 
 KNOWN_CODES = {cls.exit_code: cls for cls in SrtrainError.__subclasses__()}
@@ -25,26 +29,55 @@ def must_launch(options: TrainerOptions) -> bool:
     return options.strategy == "ddp" and several and not launched()
 
 
-def agree_on(folder: Path, *, timeout_s: int) -> Path:
-    """Rank 0's folder on every rank: under torchrun each would name a new one by its own clock.
+def meet(folder: Path, *, timeout_s: int, words: Sequence[str]) -> Path:
+    """Find the other ranks, which from now on end together, and rank 0's run folder.
 
-    Raises: DistributedError when rank 0 does not say within ``timeout_s``.
+    Under torchrun each rank would name a new folder by its own clock.
+
+    Raises: DistributedError when rank 0 does not come, or does not say, within ``timeout_s``.
     """
-    from torch.distributed import DistStoreError, TCPStore
-
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    given = granted()
+    if not launched() or given is None or given.total == 1:
         return folder
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    from srtrain.training import meeting
+    from srtrain.training.peers import Peers, join
+
+    store = meeting.meet(timeout_s=timeout_s)
+    store.set_timeout(timedelta(seconds=timeout_s))
+
+    def tell_of(verdict: Verdict) -> None:
+        tell(with_continuation(DistributedError(verdict.told), folder, words))
+
+    by_agent = meeting.by_agent()
+    join(
+        Peers(
+            store,
+            rank=rank(),
+            world_size=given.total,
+            timeout_s=timeout_s,
+            by_agent=by_agent,
+            patient=by_agent and given.nodes == 1,
+            tell=tell_of,
+        )
+    )
+    return agree_on(store, folder)
+
+
+def agree_on(store: Store, folder: Path) -> Path:
+    """Rank 0's folder on every rank.
+
+    Raises: DistributedError when rank 0 does not say.
+    """
+    from torch.distributed import DistStoreError
+
     key = f"srtrain/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=timeout_s))
         if rank() == 0:
             store.set(key, str(folder))
         return Path(store.get(key).decode())
     except DistStoreError as error:
         raise DistributedError(
             f"rank {rank()} did not hear the run folder from rank 0",
-            where=f"{host}:{port}",
             fix="its own message says why, or the ranks cannot reach each other",
         ) from error
 
@@ -55,7 +88,7 @@ def launch(options: TrainerOptions, words: Sequence[str]) -> None:
     Raises: the error class of the first rank that failed, which has said why on its stderr; Stopped
         when a signal came.
     """
-    from srtrain.cli.agent import failures_of_ranks
+    from srtrain.cli.agent import run_ranks
 
     if options.num_nodes > 1:
         raise ConfigError(
@@ -66,14 +99,14 @@ def launch(options: TrainerOptions, words: Sequence[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // options.devices)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     SIGNALS.patient, SIGNALS.saved = True, "what was saved is said above"
-    failed = failures_of_ranks(options.devices, words)
+    ended = run_ranks(options.devices, words)
     SIGNALS.patient = False
-    if not failed:
+    if ended.code == 0:
         return
-    stops = {error.exit_code for error in LEAVE.values()}
-    # One that is asked to stop may break what the others wait for.
-    number, code = min(failed.items(), key=lambda item: item[1] not in stops)
-    if SIGNALS.stop_requested() and (code in stops or code not in KNOWN_CODES):
-        raise Stopped(SIGNALS.stop_requested())
-    kind = KNOWN_CODES.get(code, DistributedError)
-    raise kind(f"rank {number} ended with code {code}", fix="its own message stands above")
+    stop = SIGNALS.stop_requested()
+    if stop and (ended.code in CODES or ended.code not in KNOWN_CODES):
+        error: BaseException = Stopped(stop)
+    else:
+        error = KNOWN_CODES.get(ended.code, DistributedError)(ended.what)
+    vars(error)["told"] = ended.told
+    raise error

@@ -11,7 +11,7 @@ from pathlib import Path
 import srtrain
 from srtrain.cli.flags import FLAGS, Request, read_flags
 from srtrain.cli.process import lifetime
-from srtrain.cli.tell import expected, tell
+from srtrain.cli.tell import expected, last_words, say, tell
 from srtrain.config.nearest import did_you_mean, nearest
 from srtrain.errors import ConfigError
 
@@ -105,6 +105,6 @@ def _crash(error: Exception, words: list[str], *, verbose: bool) -> int:
         verbose = True
     if verbose:
         print(text, file=sys.stderr, end="")
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    print(f"srtrain: error: {what} · {path} · a bug: please report that file", file=sys.stderr)
+    what = last_words(error)
+    say(f"{what} · {path} · a bug: please report that file", about=what)
     return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import shutil
@@ -12,8 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srtrain.cli.tell import expected
-from srtrain.errors import InterruptedRunError, PreemptedError, SrtrainError, Stopped
+from srtrain.cli.tell import expected, last_words, others
+from srtrain.errors import (
+    DistributedError,
+    InterruptedRunError,
+    PreemptedError,
+    SrtrainError,
+    Stopped,
+)
+from srtrain.ranks import launched, rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +32,10 @@ LEAVE: dict[int, type[SrtrainError]] = {
     signal.SIGTERM: PreemptedError,
     signal.SIGUSR1: PreemptedError,  # Slurm, some time before the limit
 }
+
+CODES = {InterruptedRunError.exit_code: signal.SIGINT, PreemptedError.exit_code: signal.SIGTERM}
+AGENT = "SRTRAIN_AGENT"  # the process that started this rank
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Signals:
@@ -93,16 +105,55 @@ def lifetime(words: Sequence[str], *, to_the_end: bool = False) -> Iterator[None
     """
     with SIGNALS.heard(to_the_end=to_the_end):
         try:
+            _go_with_the_agent()
             yield
-        except Stopped as stop:
-            SIGNALS.note(stop.number)
-            raise _leaving(stop, words) from None
-        except (PreemptedError, InterruptedRunError) as stop:
-            raise _leaving(stop, words) from None
-        except Exception as error:
-            if SIGNALS.stop_requested() and expected(error) is None:
-                raise _leaving(error, words) from error
-            raise
+        except (Exception, Stopped) as error:
+            failure = _failure(error, words)
+            ranks = others()
+            if ranks is not None:
+                known = expected(failure)
+                ranks.leave(known.exit_code if known else 1, last_words(known or failure))
+            if failure is error:
+                raise
+            raise failure from (None if isinstance(error, Stopped) else error)
+        else:
+            ranks = others()
+            if ranks is not None:
+                ranks.leave(0)
+
+
+def _failure(error: BaseException, words: Sequence[str]) -> BaseException:
+    """What to tell of an error: who is asked to stop may break what the others wait for."""
+    if isinstance(error, Stopped):
+        SIGNALS.note(error.number)
+        return _leaving(error, words)
+    if isinstance(error, PreemptedError | InterruptedRunError):
+        return _leaving(error, words)
+    folder: Path | None = vars(error).get("run_dir")
+    ranks = others()
+    if ranks is not None and ranks.broke(error):
+        verdict = ranks.verdict()
+        if verdict is None and not SIGNALS.stop_requested():
+            fault = DistributedError(f"rank {rank()} lost the others: {last_words(error)}")
+            return with_continuation(fault, folder, words)
+        if verdict is not None and verdict.code not in CODES:
+            return with_continuation(DistributedError(verdict.told), folder, words)
+        SIGNALS.note(CODES[verdict.code] if verdict else 0)
+    if SIGNALS.stop_requested() and (expected(error) is None):
+        return _leaving(error, words)
+    if isinstance(error, DistributedError) and not error.fix:
+        return with_continuation(error, folder, words)
+    return error
+
+
+def with_continuation(
+    fault: DistributedError, folder: Path | None, words: Sequence[str]
+) -> DistributedError:
+    """``fault``, with the command that continues the run in ``folder``."""
+    fix = f"continue with:\n{continue_command(folder, words)}"
+    told = DistributedError(fault.what, where=fault.where or str(folder or ""), fix=fix)
+    told.told = fault.told
+    return told
 
 
 def _leaving(stop: BaseException, words: Sequence[str]) -> SrtrainError:
@@ -113,7 +164,22 @@ def _leaving(stop: BaseException, words: Sequence[str]) -> SrtrainError:
         return type(stop)(stop.what, where=where, fix=fix)
     number = SIGNALS.stop_requested()
     what = f"stopped by {signal.Signals(number).name}, {SIGNALS.saved}"
-    return LEAVE[number](what, where=where, fix=fix)
+    leaving = LEAVE[number](what, where=where, fix=fix)
+    leaving.told = getattr(stop, "told", False)
+    return leaving
+
+
+def _go_with_the_agent() -> None:
+    """A rank whose agent is killed gets a SIGTERM: it saves, and leaves no orphan.
+
+    Raises: Stopped if that has happened.
+    """
+    agent = os.environ.get(AGENT)
+    if agent is None or not launched() or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(agent):
+        raise Stopped(signal.SIGTERM)
 
 
 def continue_command(folder: Path | None, words: Sequence[str] = ()) -> str:

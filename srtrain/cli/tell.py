@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from srtrain.config.problems import RefusedError
-from srtrain.errors import ConfigError, InterruptedRunError, PreemptedError, SrtrainError
+from srtrain.errors import (
+    ConfigError,
+    DistributedError,
+    InterruptedRunError,
+    PreemptedError,
+    SrtrainError,
+)
 from srtrain.ranks import rank
+
+if TYPE_CHECKING:
+    from srtrain.training.peers import Peers
 
 
 def tell(error: SrtrainError) -> None:
@@ -14,11 +24,35 @@ def tell(error: SrtrainError) -> None:
 
     The command that continues a run is a line of its own, the last.
     """
-    if rank() and isinstance(error, InterruptedRunError | PreemptedError):
+    if error.told or (rank() and isinstance(error, InterruptedRunError | PreemptedError)):
         return
     problems = error.problems if isinstance(error, RefusedError) else (error,)
+    ranks = others()
+    verdict = ranks.verdict(wait_s=0) if ranks else None
     for problem in problems:
-        print(f"srtrain: error: {problem}", file=sys.stderr)
+        derived = verdict is not None and isinstance(problem, DistributedError)
+        say(str(problem), about=verdict.what if verdict and derived else last_words(problem))
+
+
+def say(line: str, *, about: str) -> None:
+    """This line, unless another rank of this machine has said what it is about."""
+    ranks = others()
+    if ranks is None or ranks.may_tell(about):
+        print(f"srtrain: error: {line}", file=sys.stderr, flush=True)
+
+
+def last_words(error: BaseException) -> str:
+    """What the other ranks are told of a rank's end."""
+    if isinstance(error, SrtrainError):
+        return " · ".join(part for part in (error.what, error.where) if part) or str(error)
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def others() -> Peers | None:
+    """The other ranks, where this process has met any; asking imports no torch."""
+    peers = sys.modules.get("srtrain.training.peers")
+    found: Peers | None = peers.joined() if peers else None
+    return found
 
 
 def expected(error: BaseException) -> SrtrainError | None:

@@ -90,7 +90,7 @@ def run(
             words = [word for word in argv if not word.startswith("run_dir=")]
             launch.launch(options, [*words, f"run_dir={folder.path}"])
             return None
-        folder = RunFolder(launch.agree_on(folder.path, timeout_s=options.timeout_s))
+        folder = RunFolder(launch.meet(folder.path, timeout_s=options.timeout_s, words=argv))
         if leader:
             folder.create()
         asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)

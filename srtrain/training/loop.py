@@ -11,7 +11,9 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 
 from srtrain.errors import ConfigError
-from srtrain.training.strategy import FlatDDP, cluster_environment
+from srtrain.training.meeting import cluster_environment
+from srtrain.training.peers import Steps, joined
+from srtrain.training.strategy import FlatDDP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,6 +84,10 @@ def make_trainer(
     checkpoint_io: OneFile,
 ) -> Trainer:
     """A Trainer with every automatic switched off that srtrain does itself."""
+    peers = joined()
+    if peers is not None:
+        peers.flush = getattr(checkpoint_io, "flush", peers.flush)
+        callbacks = [Steps(peers), *callbacks]
     trainer = Trainer(
         max_steps=options.max_steps,
         max_epochs=-1,

@@ -2,61 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import atexit
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.plugins.environments import (
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 from lightning.pytorch.strategies import DDPStrategy
 
-from srtrain.ranks import by_srun, launched
+from srtrain.training.meeting import forget
+from srtrain.training.peers import joined, waiting
 
 if TYPE_CHECKING:
-    from lightning.fabric.plugins.environments import ClusterEnvironment
     from lightning.pytorch.strategies import Strategy
     from torch import nn
-
-
-class Srun(SLURMEnvironment):
-    """The ranks of one srun step.
-
-    Unlike the stock one: `srun -n2` is as good as `--ntasks-per-node=2`, nobody but
-    ``train.sbatch`` requeues, and two steps of one job meet at places of their own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(auto_requeue=False)
-
-    @property
-    def main_address(self) -> str:
-        """The node of rank 0, unless ``MASTER_ADDR`` says another."""
-        nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", "127.0.0.1"))
-        return os.environ.get("MASTER_ADDR") or self.resolve_root_node_address(nodes)
-
-    @property
-    def main_port(self) -> int:
-        """10000…29999, from the job and step, unless ``MASTER_PORT`` says another."""
-        job, step = (int(os.environ.get(f"SLURM_{part}_ID", "0")) for part in ("JOB", "STEP"))
-        return int(os.environ.get("MASTER_PORT") or 10_000 + (101 * job + step) % 20_000)
-
-    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
-        """Nothing: the pre-flight has compared what was asked for with what srun started."""
-
-    @staticmethod
-    def _validate_srun_variables() -> None:
-        """Nothing: the stock check wants --ntasks-per-node and calls --ntasks a mistake."""
-
-
-def cluster_environment() -> ClusterEnvironment:
-    """Who started the ranks; never guessed by Lightning, which takes any allocation for srun."""
-    if by_srun():
-        return Srun()
-    return TorchElasticEnvironment() if launched() else LightningEnvironment()
 
 
 class FlatDDP(DDPStrategy):
@@ -67,6 +26,29 @@ class FlatDDP(DDPStrategy):
     sees the same gradient, so the same decision about non-finite ones.
     """
 
+    def setup_distributed(self) -> None:
+        """The process group, in the store where this process's peers have met.
+
+        nccl aborts the process when its time is up: the peers shall be sooner, and say why.
+        """
+        peers = joined()
+        if peers is not None and not dist.is_initialized():
+            self.set_world_ranks()
+            backend, device = self._get_process_group_backend(), self.root_device
+            limit = timedelta(seconds=peers.timeout_s + (30 if backend == "nccl" else 0))
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore("srtrain/group", peers.store),
+                rank=self.global_rank,
+                world_size=self.world_size,
+                timeout=limit,
+                device_id=device if device.type != "cpu" else None,
+            )
+            forget()
+            if backend == "nccl":  # torch wants it destroyed, Lightning destroys only its own
+                atexit.register(_destroy)
+        super().setup_distributed()
+
     def configure_ddp(self) -> None:
         """Broadcast the initial state; the module stays unwrapped."""
         module = self.lightning_module
@@ -75,6 +57,11 @@ class FlatDDP(DDPStrategy):
         with torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor, src=0)
+
+
+def _destroy() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def average_gradients(strategy: Strategy, network: nn.Module) -> None:
@@ -88,7 +75,8 @@ def average_gradients(strategy: Strategy, network: nn.Module) -> None:
     if not gradients:
         return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
+    with waiting():
+        dist.all_reduce(flat)
     flat /= strategy.world_size
     pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
     torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
