@@ -212,12 +212,12 @@ class Said(logging.Handler):
         said.append(record.getMessage())
 
 logging.getLogger().addHandler(Said())
-probe = wandb._problem
+probe = wandb.problem
 closed = "http://127.0.0.1:9"
 offline = [["warm", "offline", closed], ["usual", "offline", closed]]
 for name, mode, url in [*offline, *json.loads(sys.argv[1])]:
     os.environ["WANDB_BASE_URL"] = url
-    wandb._problem = (lambda _: None) if name == "unprobed" else probe
+    wandb.problem = (lambda _: None) if name == "unprobed" else probe
     said, began = [], time.monotonic()
     options = dict(project="p", entity=None, name=None, tags=[], mode=mode)
     logger = wandb.wandb_logger(run_dir=Path(name).absolute(), **options)
@@ -403,7 +403,7 @@ def test_mode_auto(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from srtrain.training import wandb
+    from srtrain.training import wandb_server
 
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -412,7 +412,7 @@ def test_mode_auto(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert wandb._mode_from_environment() == expected
+    assert wandb_server.mode_from_environment() == expected
 
 
 def test_online_without_a_key_never_asks_for_one(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import atexit
+import contextlib
 import logging
-import netrc
-import os
+import queue
 import secrets
-from base64 import b64encode
+import threading
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
+
+from srtrain.training.wandb_sent import Sent
+from srtrain.training.wandb_server import Mode, base_url, brief, mode_from_environment, problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from wandb import Run
 
-Mode = Literal["auto", "online", "offline", "disabled"]
-PROBE_S = 3.0  # seconds until a server that does not answer counts as unreachable
 INIT_S = 5.0
 FINISH_S = 5.0  # what was not uploaded by then stays on disk for `wandb sync`
+PATIENCE_S = 5.0  # with W&B's own service, which may hang: stopped, or on a dead file system
+WAITING = 256  # rows and pictures that the service may be behind
 STEP = "generator_step"
 HISTOGRAM_BINS = 64  # W&B's own
 
@@ -34,30 +34,38 @@ log = logging.getLogger("srtrain")
 
 
 class Wandb(WandbLogger):
-    """Lightning's logger; whatever goes wrong in it costs one warning, not the run.
+    """Lightning's logger in a thread of its own; whatever goes wrong there costs one warning.
 
-    Every row carries ``generator_step``: pictures too, whatever was logged before them.
+    Training never waits for W&B: not for its service, which is another process, nor its server.
+    Every row carries ``generator_step``: pictures too, whatever was logged before them. What the
+    W&B run was given before, by this process or an earlier one, is not given again.
     """
 
     def __init__(self, run: Run, *, run_dir: Path) -> None:
         super().__init__(experiment=run, save_dir=str(run_dir))
         self.run_dir = run_dir
         self.broken = False
+        self._stopping = threading.Lock()
+        self._sent = Sent(run_dir / "wandb" / "highest-step")
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # before W&B's own hook, which was registered earlier
 
     def log_hyperparams(self, params: Any) -> None:
         """The resolved configuration."""
-        self._tolerate(super().log_hyperparams, params)
+        self._later(lambda: super(Wandb, self).log_hyperparams(params))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """One row of figures."""
-        row = metrics if step is None else {**metrics, STEP: step}
-        self._tolerate(super().log_metrics, row, step)
+        self._later(lambda: self._log_metrics(metrics, step))
 
     def log_image(
         self, key: str, images: list[Any], step: int | None = None, **captions: Any
     ) -> None:
         """One list of pictures under ``key``."""
-        self._tolerate(super().log_image, key, images, step, **captions)
+        # It ends in log_metrics, in the thread already.
+        self._later(lambda: super(Wandb, self).log_image(key, images, step, **captions))
 
     def log_histogram(self, key: str, values: Tensor, step: int) -> None:
         """How ``values`` are spread, as one histogram under ``key``."""
@@ -71,17 +79,52 @@ class Wandb(WandbLogger):
 
     def close(self) -> None:
         """End the run; an upload gets FINISH_S seconds more."""
-        self._tolerate(self.experiment.finish)
+        atexit.unregister(self.close)
+        self._later(self.experiment.finish)
+        with contextlib.suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        if not self.broken:
+            self._thread.join(FINISH_S + PATIENCE_S)
+            if self._thread.is_alive():
+                self._stop("its service does not answer")
         self.broken = True
 
-    def _tolerate(self, act: Callable[..., None], *args: Any, **options: Any) -> None:
+    def _log_metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
+        row = dict(metrics)
+        if step is not None:
+            fresh = self._sent.new(row.keys() - {STEP}, step)
+            if not fresh:
+                return
+            row = {name: value for name, value in row.items() if name in fresh} | {STEP: step}
+        super().log_metrics(row, step)
+
+    def _later(self, act: Callable[[], None]) -> None:
         if self.broken:
             return
+        if threading.current_thread() is self._thread:
+            act()
+            return
         try:
-            act(*args, **options)
-        except Exception as error:  # whatever it is, the run goes on
+            self._jobs.put(act, timeout=PATIENCE_S)
+        except queue.Full:
+            self._stop("its service does not answer")
+
+    def _work(self) -> None:
+        while (act := self._jobs.get()) is not None:
+            if self.broken:
+                continue
+            try:
+                act()
+            except Exception as error:  # whatever it is, the run goes on
+                self._stop(brief(error))
+
+    def _stop(self, reason: str) -> None:
+        with self._stopping:
+            if self.broken:  # both threads may find out
+                return
             self.broken = True
-            log.warning("W&B stopped logging (%s). %s", _brief(error), _sync_hint(self.run_dir))
+        log.warning("W&B stopped logging (%s). %s", reason, _sync_hint(self.run_dir))
+        _end_service()
 
 
 def wandb_logger(
@@ -101,7 +144,7 @@ def wandb_logger(
     kept in ``wandb/run-id``.
     """
     if mode == "auto":
-        mode = _mode_from_environment()
+        mode = mode_from_environment()
     if mode == "disabled":
         return None
     try:
@@ -121,22 +164,22 @@ def wandb_logger(
         run.define_metric("*", step_metric=STEP)
         return Wandb(run, run_dir=run_dir)
     except Exception as error:  # whatever it is, the run goes on
-        log.warning("W&B is left out: %s", _brief(error))
+        log.warning("W&B is left out: %s", brief(error))
         return None
 
 
 def _start_online(run_dir: Path, options: dict[str, Any]) -> Run | None:
     """A run on the server; None and a warning when that cannot be."""
-    problem = _problem(_base_url())
-    if problem is None:
+    reason = problem(base_url())
+    if reason is None:
         try:
             return _start(options, mode="online")
         except Exception as error:  # the probe saw nothing, wandb did
             import wandb
 
             wandb.teardown()  # its service still holds the run id
-            problem = _brief(error)
-    log.warning("W&B: %s; logging offline. %s", problem, _sync_hint(run_dir))
+            reason = brief(error)
+    log.warning("W&B: %s; logging offline. %s", reason, _sync_hint(run_dir))
     return None
 
 
@@ -157,55 +200,26 @@ def _start(options: dict[str, Any], *, mode: Literal["online", "offline"] = "off
     return wandb.init(**options, mode=mode, settings=settings)
 
 
-def _mode_from_environment() -> Mode:
-    forced = os.environ.get("WANDB_MODE")
-    if forced in {"online", "disabled"}:
-        return forced  # type: ignore[return-value]
-    return "online" if not forced and _key(_base_url()) else "offline"
+def _end_service() -> None:
+    """Without its service W&B neither keeps the program from ending nor prints a traceback then.
 
+    What the service holds it may write; a service that hangs is killed.
+    """
+    import wandb
 
-def _base_url() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+    connection = getattr(wandb.setup(), "_connection", None)
+    service = getattr(getattr(connection, "_proc", None), "_process", None)
 
+    def end() -> None:
+        with contextlib.suppress(Exception):
+            wandb.teardown()
 
-def _key(base_url: str) -> str | None:
-    """The API key for a server: from the environment, else as `wandb login` left it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return os.environ["WANDB_API_KEY"]
-    try:
-        entry = netrc.netrc(os.environ.get("NETRC")).authenticators(
-            urlsplit(base_url).hostname or ""
-        )
-    except (OSError, netrc.NetrcParseError):
-        return None
-    return entry[2] if entry else None
-
-
-def _problem(base_url: str) -> str | None:
-    """Why nothing could be logged there, asked with one small query; None if all is well."""
-    key = _key(base_url)
-    if key is None:
-        return f"no API key for {base_url} (wandb login)"
-    question = Request(
-        f"{base_url}/graphql",
-        data=b'{"query": "query { viewer { id } }"}',
-        headers={
-            "Content-Type": "application/json",
-            "Authorization": "Basic " + b64encode(f"api:{key}".encode()).decode(),
-        },
-    )
-    try:
-        with urlopen(question, timeout=PROBE_S) as answer:
-            viewer = json.load(answer)["data"]["viewer"]
-    except HTTPError as error:
-        if error.code in {401, 403}:
-            return f"{base_url} refuses the API key ({error.code})"
-        return f"{base_url} answers {error.code}"
-    except OSError as error:
-        return f"{base_url} is not reachable ({_brief(getattr(error, 'reason', error))})"
-    except (ValueError, KeyError, TypeError):  # a wrong answer can make W&B's own service crash
-        return f"{base_url} is no W&B server"
-    return None if viewer else f"{base_url} does not know the API key"
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(PATIENCE_S)
+    if ending.is_alive() and service is not None:
+        service.kill()
+        ending.join(PATIENCE_S)
 
 
 def _run_id(folder: Path) -> str:
@@ -217,7 +231,3 @@ def _run_id(folder: Path) -> str:
 
 def _sync_hint(run_dir: Path) -> str:
     return f"Upload later with: wandb sync {run_dir}/wandb/*run-2*"
-
-
-def _brief(error: object) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]
