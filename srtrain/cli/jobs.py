@@ -69,12 +69,16 @@ class Jobs:
         self._write(replace(job, pid=os.getpid(), host=socket.gethostname()))
 
     def end(self, job: Job, *, code: int, score: float | None = None) -> None:
-        """The job is over."""
-        self._write(replace(job, code=code, score=score))
+        """The job is over, if it was started at all."""
+        if self._file(job).exists():
+            self._write(replace(job, code=code, score=score))
 
     def _write(self, job: Job) -> None:
         if rank() == 0:
-            write_json(self.folder / f"job-{job.number}.json", asdict(job))
+            write_json(self._file(job), asdict(job))
+
+    def _file(self, job: Job) -> Path:
+        return self.folder / f"job-{job.number}.json"
 
     def read(self) -> list[Job]:
         """All jobs that were started, by number."""
