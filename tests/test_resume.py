@@ -277,10 +277,15 @@ def test_trainer_of_a_resumed_run_learns_its_options_from_the_module() -> None:
     optimizer, scheduler = _made(1.0, max_steps=10)
     new, schedule = _made(0.25, max_steps=10)
     trainer: Any = SimpleNamespace(
-        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)]
+        optimizers=[optimizer],
+        lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)],
+        global_step=5,
     )
+    said: list[str] = []
     module: Any = SimpleNamespace(
         configure_optimizers=lambda: ({"optimizer": new, "lr_scheduler": schedule},)
     )
-    Reconfigure().on_train_start(trainer, module)
-    assert optimizer.param_groups[0]["lr"] == 0.25
+    for _ in range(2):
+        Reconfigure(said.append).on_train_start(trainer, module)
+        assert optimizer.param_groups[0]["lr"] == 0.25
+    assert said == ["learning rate at step 5: 1 → 0.25"]

@@ -16,8 +16,10 @@ from PIL import Image
 
 from srtrain.errors import ConfigError, Stopped, StorageError
 from srtrain.files import read_json
+from srtrain.training.checkpointing import Checkpointing
 from srtrain.training.curves import plot_curves
 from srtrain.training.pictures import save_png
+from srtrain.training.ranking import Ranking
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
 
@@ -233,10 +235,16 @@ def test_curves_of_terms_below_zero(folder: RunFolder, monkeypatch: pytest.Monke
 
 
 def _summary(
-    folder: RunFolder, *, psnr: float = 29.5, last_step: int | None = None, judged: int = 3
+    folder: RunFolder,
+    *,
+    psnr: float = 29.5,
+    last_step: int | None = None,
+    judged: int = 3,
+    monitor: str = "psnr_y",
 ) -> Summary:
     validation = SimpleNamespace(
         names=["a"],
+        mean={"psnr_y": psnr, "ssim_y": 0.9}.get,
         val={"a": {"psnr_y": psnr}},
         measured_at=6,
         bicubic={"a": {"psnr_y": 28.0}},
@@ -245,9 +253,9 @@ def _summary(
     records = SimpleNamespace(
         shares={"loss": {"pixel": 1.0}}, alarms={}, samples_per_second=12.3456, skipped=2
     )
-    checkpointing = SimpleNamespace(
-        last_step=last_step, best={}, monitor="psnr_y", monitored=lambda: psnr
-    )
+    ranking = Ranking(monitor=monitor, mode="max")
+    checkpointing = Checkpointing(folder, validation, ranking, every_n_steps=1, keep_last=1)  # type: ignore[arg-type]
+    checkpointing.last_step = last_step
     features = SimpleNamespace(features_name="first5/procedural (recipe: vgg54)")
     terms = {"pixel": SimpleNamespace(), "perceptual": features}
     loss = SimpleNamespace(weights={"pixel": 1.0}, terms=terms)
@@ -290,9 +298,14 @@ def test_summary_is_json(folder: RunFolder) -> None:
     assert written["val"]["a"]["psnr_y"] is None  # infinity is no JSON number
 
 
+def _best(folder: RunFolder) -> dict[str, Any]:
+    (folder.checkpoints / "step-000006.ckpt").touch()
+    return {"metric": "psnr_y", "step": 6, "value": 31.0, "file": "step-000006.ckpt"}
+
+
 def test_restored_is_what_was_saved(folder: RunFolder) -> None:
     reached = _summary(folder, psnr=31.0, last_step=7).content(7)
-    reached |= {"best": {"metric": "psnr_y", "step": 6, "value": 31.0}, "seconds": 1000.0}
+    reached |= {"best": _best(folder), "seconds": 1000.0}
     continued = _summary(folder, judged=0)
     continued.restore(reached, same_sets=["a"])
     content = continued.content(7)
@@ -300,14 +313,24 @@ def test_restored_is_what_was_saved(folder: RunFolder) -> None:
     assert content == {key: value for key, value in reached.items() if key != "seconds"}
 
 
+def test_several_best_are_restored_if_they_are_still_there(folder: RunFolder) -> None:
+    earlier = _summary(folder, last_step=7)
+    best = _best(folder)
+    second = best | {"step": 4, "value": 30.0}
+    earlier.checkpointing.kept = [best, second, best | {"step": 2, "file": "step-000002.ckpt"}]
+    continued = _summary(folder)
+    continued.restore(earlier.content(7), same_sets=["a"])
+    content = continued.content(7)
+    assert (content["best"], content["kept"]) == (best, [best, second])
+
+
 @pytest.mark.parametrize(("same", "monitor"), [([], "psnr_y"), (["a"], "ssim_y")])
 def test_restored_best_counts_for_its_own_sets_and_metric(
     same: list[str], monitor: str, folder: RunFolder
 ) -> None:
     earlier = _summary(folder, last_step=7)
-    earlier.checkpointing.best = {"metric": "psnr_y", "step": 6, "value": 31.0}
-    continued = _summary(folder)
-    continued.checkpointing.monitor = monitor
+    earlier.checkpointing.kept = [_best(folder)]
+    continued = _summary(folder, monitor=monitor)
     continued.restore(earlier.content(7), same_sets=same)
     assert continued.content(7)["best"] is None
     assert list(continued.content(7)["bicubic"]) == same

@@ -147,7 +147,9 @@ def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_between_steps_it_saves_and_leaves() -> None:
     saved: list[int] = []
-    files: Any = SimpleNamespace(last_step=None, save=lambda trainer: saved.append(trainer.step))
+    files: Any = SimpleNamespace(last_step=None, saved_at=None)
+    files.save = lambda trainer: saved.append(trainer.step)
+    files.flush = lambda: setattr(files, "last_step", saved[-1])
     trainer: Any = SimpleNamespace(world_size=1, global_step=7, step=7)
     signals = SimpleNamespace(patient=False, saved="", stop_requested=lambda: signals.number)
     signals.number = 0
@@ -160,8 +162,10 @@ def test_between_steps_it_saves_and_leaves() -> None:
     with pytest.raises(Stopped):
         interrupt.on_train_batch_end(trainer, trainer, None, None, 0)
     assert (saved, signals.saved) == ([7], "saved step 7")
+    files.saved_at = 7
     with pytest.raises(Stopped):
         interrupt.on_train_end(trainer, trainer)
+    assert saved == [7]
     signals.number = 0
     interrupt.on_train_end(trainer, trainer)
     assert not signals.patient  # what follows has nothing to save

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import srtrain
 from srtrain.cli.build import plain
-from srtrain.errors import ConfigError
+from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.build import spec_of
-from srtrain.networks.storage import read_newest
+from srtrain.networks.storage import by_step, read_newest
+from srtrain.ranks import rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from omegaconf import DictConfig
 
@@ -42,19 +43,46 @@ def run_dir(config: DictConfig, experiment: str) -> Path:
     return Path(config.paths.outputs) / experiment / name
 
 
+def refuse_used(config: DictConfig, folder: RunFolder) -> None:
+    """Nothing, unless ``resume=never`` and the run folder holds a run, or the beginning of one.
+
+    Raises: ConfigError naming a file of it.
+    """
+    if config.resume != "never":
+        return
+    begun = [folder.config, folder.metrics] if rank() == 0 else []  # rank 0 begins one itself
+    there = [*by_step(folder.checkpoints)[-1:], *(path for path in begun if path.exists())]
+    if there:
+        raise ConfigError(
+            f"the run folder already holds {there[0].name}",
+            where=str(folder.path),
+            fix="choose another run_dir, or resume=auto to continue it",
+        )
+
+
 def checkpoint_to_resume(
-    config: DictConfig, folder: RunFolder
+    folder: RunFolder, *, say: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest valid checkpoint of the run folder and its content, if there is one.
 
-    Raises: ConfigError when there is one and ``resume=never``.
+    ``say`` is told of each that is passed over.
+
+    Raises: StorageError when none of several is valid, or when it holds no training state.
     """
-    found = read_newest(folder.path)
-    if found is not None and config.resume == "never":
-        raise ConfigError(
-            f"the run folder already holds {found[0].name}",
-            where=str(folder.path),
-            fix="choose another run_dir, or resume=auto to continue it",
+    found = read_newest(
+        folder.path, passed_over=lambda e: say(f"passed over {Path(e.where).name}: {e.what}")
+    )
+    if found is None and by_step(folder.checkpoints):
+        raise StorageError(
+            "none of the checkpoints can be read",
+            where=str(folder.checkpoints),
+            fix="bring back one that can, or move them away to begin anew",
+        )
+    if found is not None and not found[1].keys() >= {"train_state", "config", "reached"}:
+        raise StorageError(
+            "this file holds weights only, no training state",
+            where=str(found[0]),
+            fix="start from it with init_from=FILE instead of resuming",
         )
     return found
 
@@ -109,6 +137,25 @@ def refuse_another(
             raise ConfigError(what, where=key, fix=fix)
     if content.get("data", {}).get("train") != data.train_digest:
         raise ConfigError(f"{made} other training images", where="data.train", fix=fix)
+
+
+def refuse_misfit(content: Mapping[str, Any], module: SupervisedSR) -> None:
+    """Nothing, if the checkpoint's tensors are those of the networks that were built.
+
+    Raises: ConfigError naming the first that are not: ``force`` does not make them fit.
+    """
+    saved, built = (
+        {name: tuple(value.shape) for name, value in state.items()}
+        for state in (content["train_state"]["state_dict"], module.state_dict())
+    )
+    wrong = [name for name in {**built, **saved} if saved.get(name) != built.get(name)]
+    if wrong:
+        named = [f"{n} {saved.get(n, 'missing')}, now {built.get(n, 'none')}" for n in wrong[:3]]
+        raise ConfigError(
+            f"{len(wrong)} tensors of step {content['step']} do not fit: {'; '.join(named)}",
+            where="generator",
+            fix="take another run_dir, and init_from=FILE init_from.partial=true for what fits",
+        )
 
 
 def same_sets(content: Mapping[str, Any], own: Mapping[str, Any], data: SRData) -> set[str]:

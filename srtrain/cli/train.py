@@ -20,6 +20,8 @@ from srtrain.cli.resume import (
     digests,
     identity,
     refuse_another,
+    refuse_misfit,
+    refuse_used,
     run_dir,
     same_sets,
 )
@@ -28,15 +30,17 @@ from srtrain.errors import DivergedError
 from srtrain.networks.storage import checkpoint_name
 from srtrain.process_group import barrier
 from srtrain.ranks import rank
-from srtrain.training.afresh import adversary_afresh
+from srtrain.training.afresh import adversary_afresh, moments_afresh
 from srtrain.training.checkpointing import Checkpointing, OneFile
 from srtrain.training.curves import plot_curves
 from srtrain.training.divergence import Divergence
+from srtrain.training.due import DueValidation
 from srtrain.training.guards import DISCRIMINATOR, Guard, RollBack
 from srtrain.training.interrupt import Interrupt
 from srtrain.training.keyed import KeyedSteps
 from srtrain.training.loop import TrainerOptions, make_trainer, seed_networks
 from srtrain.training.progress import ProgressLine
+from srtrain.training.ranking import Ranking
 from srtrain.training.reconfigure import Reconfigure
 from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
@@ -64,6 +68,10 @@ class Run:
     folder: RunFolder
     console: Console
     choices: Mapping[str, str]
+
+    def say(self, line: str) -> None:
+        """One line on the console."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +103,7 @@ def run(
             folder.create()
         asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
         with folder.locked() if leader else nullcontext():
+            refuse_used(config, folder)
             return _train_through(asked)
     except DivergedError as error:  # the same steps would diverge again
         group = f"{DISCRIMINATOR}_optimizer" if error.where == DISCRIMINATOR else "optimizer"
@@ -140,7 +149,7 @@ def _rolled_back(run: Run, broke: RollBack) -> Run:
 def _train(run: Run) -> float | None:
     """Build everything, load what there is, train to ``max_steps``, measure that, report."""
     config, options = run.config, run.options
-    found = checkpoint_to_resume(config, run.folder)
+    found = checkpoint_to_resume(run.folder, say=run.say)
     seed_networks(config.seed)
     generator = build.make_generator(config)
     discriminator = build.make_discriminator(config, options)
@@ -156,14 +165,14 @@ def _train(run: Run) -> float | None:
     if step >= options.max_steps and module.validation.measured_at == step:
         return _report(run, module, summary, step)
     announce.header(run.console, config, options, module, run.choices)
-    files = _files(own, data, summary, found, head=generator.head)
+    files = _files(own, data, parts, found, head=generator.head)
     path = found[0] if found else None
     del found  # OneFile gives the content away, once
     trainer = _trainer(run, module, parts, files)
     if trainer.is_global_zero:
         head = choices_line(run.choices)
         run.folder.write_config(head + OmegaConf.to_yaml(config, resolve=True))
-        run.folder.cut_metrics(step)
+        run.folder.cut_metrics(step, measured=module.validation.measured_at == step)
     if options.compile:
         generator.net.compile()
     if path is None:
@@ -171,6 +180,7 @@ def _train(run: Run) -> float | None:
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if module.validation.measured_at != trainer.global_step:  # stopped or killed before that
         trainer.validate(module, datamodule=data, verbose=False)
+    parts.checkpointing.flush(final=True)
     mean = _report(run, module, summary, trainer.global_step)
     for logger in trainer.loggers:
         if isinstance(logger, Wandb):
@@ -185,10 +195,15 @@ def _parts(run: Run, module: SupervisedSR) -> Parts:
     checkpointing = Checkpointing(
         folder,
         module.validation,
+        Ranking(
+            monitor=keep.monitor,
+            mode=keep.mode,
+            keep=keep.keep_best,
+            floor=build.plain(keep.floor),
+        ),
         every_n_steps=keep.every_n_steps,
         keep_last=keep.keep_last,
-        monitor=keep.monitor,
-        mode=keep.mode,
+        on_save_error=keep.on_save_error,
     )
     summary = Summary(folder, module, records, checkpointing)
     return Parts(records=records, checkpointing=checkpointing, summary=summary)
@@ -197,7 +212,7 @@ def _parts(run: Run, module: SupervisedSR) -> Parts:
 def _files(
     own: Mapping[str, Any],
     data: SRData,
-    summary: Summary,
+    parts: Parts,
     found: tuple[Path, dict[str, Any]] | None,
     *,
     head: Head | None,
@@ -205,11 +220,11 @@ def _files(
     """Checkpoints that say what the run is, on which images, and what it has reached."""
 
     def about(step: int) -> dict[str, Any]:
-        of = summary.module.validation.measured_at  # bands may be of earlier weights
+        of = parts.summary.validation.measured_at  # bands may be of earlier weights
         measured = {} if head is None else {"calibration": {**head.calibration, "step": of}}
-        return {**own, **measured, "data": digests(data), "reached": summary.content(step)}
+        return {**own, **measured, "data": digests(data), "reached": parts.summary.content(step)}
 
-    return OneFile(about, read=dict([found]) if found else None)
+    return OneFile(about, parts.checkpointing, read=dict([found]) if found else None)
 
 
 def _restore(
@@ -219,14 +234,20 @@ def _restore(
     refuse_another(content, own, data, force=run.config.force)
     if content.get("discriminator") != own["discriminator"]:
         adversary_afresh(content, summary.module)
-    step = int(content["step"])
-    if step < run.options.max_steps:
-        run.console.print(f"resumed from step {step} ({checkpoint_name(step)})")
+    refuse_misfit(content, summary.module)
+    step, max_steps = int(content["step"]), run.options.max_steps
+    if step < max_steps:
+        run.say(f"resumed from step {step} ({checkpoint_name(step)})")
     else:
-        run.console.print(f"finished before: step {step} of {run.options.max_steps}")
-    changed = changes(content["config"], own["config"])
+        run.say(f"finished before: step {step} of {max_steps}")
+    before, now = content["config"], own["config"]
+    changed = changes(before, now)
     if changed:
-        run.console.print(f"resumed with {' · '.join(changed)}", markup=False)
+        run.say(f"resumed with {' · '.join(changed)}")
+    if before["trainer"]["max_steps"] != max_steps > step:
+        run.say(f"scheduler {run.choices['scheduler']}: {max_steps} steps, as if from the first on")
+    for group in moments_afresh(content, before, now):
+        run.say(f"{group}: another one, its moments start afresh")
     summary.restore(content["reached"], same_sets=same_sets(content, own, data))
     return step
 
@@ -235,7 +256,7 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     """The trainer; the order of callbacks is the order of events at the end of a batch."""
     config, folder = run.config, run.folder
     callbacks: list[Callback] = [
-        Reconfigure(),
+        Reconfigure(run.say),
         KeyedSteps(seed=config.seed),
         Guard(folder),
         parts.records,
@@ -244,6 +265,7 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     if run.options.progress:
         callbacks.append(ProgressLine(parts.records, module.validation))
     callbacks += [parts.checkpointing, parts.summary, Interrupt(parts.checkpointing, SIGNALS)]
+    callbacks.append(DueValidation(module.validation))
     loggers = build.make_loggers(config, folder) if rank() == 0 else []
     for logger in loggers:
         logger.log_hyperparams(build.plain(config))

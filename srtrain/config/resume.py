@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from srtrain.config.words import Words
 
 # What folders of earlier versions lack, at the value that is how they trained.
-ADDED: dict[str, dict[str, object] | None] = {
+ADDED: dict[str, object] = {
     "discriminator": {},
     "discriminator_optimizer": {},
     "objective": {},
@@ -25,6 +25,9 @@ ADDED: dict[str, dict[str, object] | None] = {
     "loss.schedule": {},
     "model.target": None,
     "model.augment": {},
+    "checkpoint.keep_best": 1,
+    "checkpoint.floor": {},
+    "checkpoint.on_save_error": "error",
 }
 
 

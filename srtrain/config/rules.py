@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "trainer.timeout_s": (1, INF),
     "checkpoint.every_n_steps": (1, INF),
     "checkpoint.keep_last": (1, INF),
+    "checkpoint.keep_best": (1, INF),
     "optimizer.lr": (ABOVE_ZERO, INF),
     "optimizer.weight_decay": (0, INF),
     "discriminator_optimizer.lr": (ABOVE_ZERO, INF),

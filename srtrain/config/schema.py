@@ -25,8 +25,11 @@ class Checkpoint:
 
     every_n_steps: int
     keep_last: int
+    keep_best: int
     monitor: str
     mode: Literal["max", "min"]
+    floor: dict[str, Any]
+    on_save_error: Literal["error", "warn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,8 @@ TYPES: dict[str, Any] = {
     "paths.cache": str | None,
 }
 
-# Below these keys anything may be written: names of data sets; Hydra checks its own.
-OPEN = frozenset({"data.val", "hydra"})
+# Below these keys anything may be written: names of data sets, of metrics; Hydra checks its own.
+OPEN = frozenset({"data.val", "checkpoint.floor", "hydra"})
 # Here a mapping with a `_target_` adds a component, and null takes one away.
 EXTENSIBLE = frozenset({"loss.terms", "callbacks", "logger"})
 

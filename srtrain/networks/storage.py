@@ -228,6 +228,15 @@ def read_newest(
     return None
 
 
+def is_valid(path: Path) -> bool:
+    """Whether this is a whole checkpoint that can be read."""
+    try:
+        read_checkpoint(path)
+    except StorageError:
+        return False
+    return True
+
+
 def checkpoint_name(step: int) -> str:
     """``step-000123.ckpt``; from a million on one digit more."""
     return f"step-{step:06d}.ckpt"

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from srtrain.errors import Stopped
+from srtrain.training.ema import EMA
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -30,7 +31,8 @@ class Interrupt(Callback):
     """Between steps it asks whether the run shall stop; then it saves and raises ``Stopped``.
 
     Ranks agree on the step by an asynchronous MAX all-reduce, launched after one step and read
-    after the next, so that nobody waits for it. Outside training nothing is to be saved: there
+    after the next, so that nobody waits for it. One process alone leaves a validation between two
+    images; the run that is continued begins with it. Outside training nothing is to be saved: there
     signals stop the run at once.
     """
 
@@ -53,9 +55,25 @@ class Interrupt(Callback):
         """Save and leave if a signal came, to whichever rank."""
         number = self._highest()
         if number:
-            if self.checkpointing.last_step != trainer.global_step:
-                self.checkpointing.save(trainer)
             self._leave(trainer, number)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Save and leave, with the weights that training goes on with."""
+        number = self.signals.stop_requested()
+        if not number or trainer.state.fn != "fit" or trainer.world_size > 1:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EMA):
+                callback.on_validation_end(trainer, pl_module)
+        self._leave(trainer, number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave if a signal came too late for that; the last step is saved."""
@@ -63,12 +81,19 @@ class Interrupt(Callback):
         number = self._highest()  # what all ranks have received by now
         if number:
             self._leave(trainer, number)
-        self.signals.saved = f"saved step {trainer.global_step}"
+        self._say()
         self.signals.patient = False
 
     def _leave(self, trainer: Trainer, number: int) -> None:
-        self.signals.saved = f"saved step {trainer.global_step}"
+        if self.checkpointing.saved_at != trainer.global_step:
+            self.checkpointing.save(trainer)
+        self.checkpointing.flush()
+        self._say()
         raise Stopped(number)
+
+    def _say(self) -> None:
+        step = self.checkpointing.last_step
+        self.signals.saved = "nothing could be saved" if step is None else f"saved step {step}"
 
     def _highest(self) -> int:
         """The largest signal number that any rank had when this was called the time before."""

@@ -8,9 +8,13 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim.lr_scheduler import LambdaLR
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lightning.pytorch import LightningModule, Trainer
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
+
+OF = ("learning rate", "the discriminator's")
 
 
 class Reconfigure(Callback):
@@ -18,12 +22,18 @@ class Reconfigure(Callback):
 
     A checkpoint brings moments and counters, and with them the options of its day: learning rate,
     betas, weight decay, the schedule's base. With an unchanged configuration nothing changes, not
-    by a bit; with another ``max_steps`` the schedule is rescaled from the first step on.
+    by a bit; with another ``max_steps`` the schedule is rescaled from the first step on. A learning
+    rate that changes by that is said, before and after.
     """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        super().__init__()
+        self.say = say or (lambda line: None)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copy the options of newly made optimizers and schedules, one of each per network."""
         configured: Any = pl_module.configure_optimizers()
+        before = _rates(trainer)
         loaded = zip(trainer.optimizers, trainer.lr_scheduler_configs, strict=True)
         for (optimizer, schedule), new in zip(loaded, configured, strict=True):
             reconfigure(
@@ -32,6 +42,13 @@ class Reconfigure(Callback):
                 as_optimizer=new["optimizer"],
                 as_scheduler=new["lr_scheduler"],
             )
+        for name, old, rate in zip(OF, before, _rates(trainer), strict=False):
+            if old != rate:
+                self.say(f"{name} at step {trainer.global_step}: {old:.3g} → {rate:.3g}")
+
+
+def _rates(trainer: Trainer) -> list[float]:
+    return [float(optimizer.param_groups[0]["lr"]) for optimizer in trainer.optimizers]
 
 
 def reconfigure(

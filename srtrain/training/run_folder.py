@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from srtrain.errors import ConfigError, StorageError
-from srtrain.files import HeldError, held, sync_folder, write_atomic, write_json
+from srtrain.files import HeldError, held, remove_temporaries, sync_folder, write_atomic, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+VALIDATION = ("val/", "bicubic/")
 HEADER = ("step", "name", "value")
 
 
@@ -62,6 +63,7 @@ class RunFolder:
         """
         try:
             with held(self.path / ".lock"):
+                self._tidy()
                 try:
                     yield
                 except Exception:
@@ -81,6 +83,11 @@ class RunFolder:
                 lock.unlink()
                 for folder in (self.checkpoints, self.samples, self.path):
                     folder.rmdir()
+
+    def _tidy(self) -> None:
+        """Remove what writers left behind that were killed; only under the lock."""
+        for folder in (self.path, self.checkpoints, self.samples):
+            remove_temporaries(folder)
 
     def check(self) -> None:
         """Nothing, if the folder that was made is still there.
@@ -150,11 +157,19 @@ class RunFolder:
         rows = [row for row in csv.reader(lines) if len(row) == len(HEADER) and row[0].isdigit()]
         return [(int(step), name, float(value)) for step, name, value in rows]
 
-    def cut_metrics(self, step: int) -> None:
-        """Drop the rows beyond ``step``: a resumed run writes them again. -1 drops all."""
+    def cut_metrics(self, step: int, *, measured: bool = True) -> None:
+        """Drop the rows that a run resumed at ``step`` writes again; -1: all.
+
+        Those are the rows beyond, and the validation's of ``step`` if that is not ``measured``.
+        """
         if not self.metrics.exists():
             return
-        kept = [row for row in self.read_metrics() if row[0] <= step]
+        again = () if measured else VALIDATION
+        kept = [
+            (of, name, value)
+            for of, name, value in self.read_metrics()
+            if of < step or (of == step and not name.startswith(again))
+        ]
         buffer = io.StringIO()
         writer = csv.writer(buffer)
         writer.writerow(HEADER)

@@ -53,6 +53,7 @@ class Summary(Callback):
             "discriminator_steps": self.module.discriminator_steps,
             "checkpoint": None if last is None else f"checkpoints/{checkpoint_name(last)}",
             "best": self.checkpointing.best or None,
+            **({"kept": kept} if len(kept := self.checkpointing.kept) > 1 else {}),
             "val": self.validation.val,
             "val_step": self.validation.measured_at,
             "bicubic": self.validation.bicubic,
@@ -89,16 +90,16 @@ class Summary(Callback):
         self.records.alarms = dict(earlier.get("alarms", {}))
         self.records.skipped = int(earlier.get("skipped", 0))
         self.module.discriminator_steps = int(earlier["discriminator_steps"])
-        checkpointing.last_step = int(earlier["generator_steps"])
+        step = int(earlier["generator_steps"])
+        checkpointing.restore(step)
         kept = {name: row for name, row in earlier["bicubic"].items() if name in same_sets}
         validation.bicubic = kept
         if set(same_sets) != set(validation.names) or set(earlier["val"]) != set(same_sets):
             return
         validation.val, validation.measured_at = dict(earlier["val"]), earlier["val_step"]
         checkpointing.monitored()
-        best = earlier["best"] or {}
-        if best.get("metric") == checkpointing.monitor:
-            checkpointing.best = dict(best)
+        best = [earlier["best"]] if earlier["best"] else []
+        checkpointing.restore(step, earlier.get("kept", best))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on an exception leaves something to tell."""
