@@ -133,11 +133,18 @@ def test_passed(changes: dict[str, Any]) -> None:
     assert problems(changes) == []
 
 
+FOUR_ON_TWO = {"SLURM_NTASKS": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "0"}
+
+
 @pytest.mark.parametrize(
     ("changes", "environ", "said"),
     [
         ({}, {"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2, but trainer.devices × trainer.num"),
         ({"trainer.devices": 2}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, "= 2 × 1"),
+        ({"trainer.devices": 1, "trainer.num_nodes": 4}, FOUR_ON_TWO,
+         "SLURM_NTASKS=4 on 2 nodes, but trainer.devices × trainer.num_nodes = 1 × 4"),
+        ({"trainer.devices": 4}, FOUR_ON_TWO, "set trainer.devices=2 trainer.num_nodes=2"),
+        ({"trainer.num_nodes": 3}, {**FOUR_ON_TWO, "SLURM_NNODES": "3"}, "--ntasks-per-node=N"),
         ({"trainer.strategy": "single", "trainer.devices": 2}, {"WORLD_SIZE": "2", "RANK": "0"},
          "add trainer=ddp"),
     ],
@@ -153,6 +160,7 @@ def test_ranks_given_and_asked_for_disagree(
 def test_ranks_given_are_those_asked_for() -> None:
     assert problems({"trainer.devices": 2}, WORLD_SIZE="2", RANK="0") == []
     assert problems({"trainer.devices": 2}, SLURM_NTASKS="2", SLURM_PROCID="0") == []
+    assert problems({"trainer.devices": 2, "trainer.num_nodes": 2}, **FOUR_ON_TWO) == []
     assert problems({}, SLURM_NTASKS="3") == []  # an interactive allocation, not srun
 
 

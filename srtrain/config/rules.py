@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from srtrain.config import rules_adversary, rules_loss
 from srtrain.config.places import places
 from srtrain.errors import ConfigError, SrtrainError
-from srtrain.ranks import granted
+from srtrain.ranks import Granted, granted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,19 +85,27 @@ def ranks(facts: Facts) -> Iterator[SrtrainError]:
     devices, nodes = facts.number("trainer.devices"), facts.number("trainer.num_nodes")
     if not (devices and nodes):
         return
-    asked = f"trainer.devices × trainer.num_nodes = {devices:g} × {nodes:g}"
     given, world = granted(facts.environ), devices * nodes
-    if given and given.total != world:
-        what = f"{given.said}={given.total}, but {asked}"
-        fix = f"leave both out, or set trainer.devices={given.per_node}"
-        fix += f" trainer.num_nodes={given.nodes}" * (given.nodes > 1)
-        yield ConfigError(what, where="trainer.devices", fix=fix)
+    if given:
+        yield from _disagreements(given, int(devices), int(nodes))
         world = given.total
     if world > 1 and facts.get("trainer.strategy") == "single":
         what = f"{world:g} devices but one process"
         yield ConfigError(what, where="trainer.devices", fix="add trainer=ddp")
         return
     yield from _split(facts, world)
+
+
+def _disagreements(given: Granted, devices: int, nodes: int) -> Iterator[SrtrainError]:
+    said = f"{given.said}={given.total}" + f" on {given.nodes} nodes" * (given.nodes > 1)
+    if given.per_node * given.nodes != given.total:
+        fix = "start as many on each: sbatch --ntasks-per-node=N, torchrun --nproc-per-node=N"
+        yield ConfigError(f"{said}: not evenly", where="ranks", fix=fix)
+    elif (devices, nodes) != (given.per_node, given.nodes):
+        asked = f"trainer.devices × trainer.num_nodes = {devices} × {nodes}"
+        fix = f"leave both out, or set trainer.devices={given.per_node}"
+        fix += f" trainer.num_nodes={given.nodes}" * (given.nodes > 1 or nodes > 1)
+        yield ConfigError(f"{said}, but {asked}", where="trainer.devices", fix=fix)
 
 
 def _split(facts: Facts, world: float) -> Iterator[SrtrainError]:
