@@ -98,20 +98,19 @@ def test_a_job_stopped_in_every_way_ends_as_if_undisturbed(
     job.wait(lambda: job.step() > 20)
     # Slurm looks at limits every 30 s only, and announces what it would see too late.
     job.update(EndTime=f"{datetime.now() + timedelta(seconds=45):%Y-%m-%dT%H:%M:%S}")
-    job.wait(lambda: job.shown()["Restarts"] == "1")
     by_limit = job.stopped("SIGUSR1")
+    job.wait(lambda: job.shown()["Restarts"] == "1")
     job.update(TimeLimit="60")
 
     job.wait(lambda: job.step() > by_limit + 10)
     slurm.run("scontrol", "requeue", job.number, cwd=checkout)
-    job.wait(lambda: job.shown()["Restarts"] == "2")
     by_requeue = job.stopped("SIGTERM")
     assert f"resumed from step {by_limit} " in job.log.read_text()
 
     job.wait(lambda: job.step() > by_requeue + 10)
     slurm.run("scancel", job.number, cwd=checkout)
-    job.wait(lambda: job.shown()["JobState"] == "CANCELLED")
     by_cancel = job.stopped("SIGTERM")
+    job.wait(lambda: job.shown()["JobState"] == "CANCELLED")
     assert f"resumed from step {by_requeue} " in job.log.read_text()
     again = _Job(slurm, checkout, *asked, f"run_dir={job.folder.path}")
     again.wait(lambda: again.shown()["JobState"] == "COMPLETED")
@@ -150,12 +149,14 @@ class _Job:
         return max((step for step, *_ in self.folder.read_metrics()), default=0)
 
     def stopped(self, signal: str) -> int:
-        """The step that the run said it had saved; it said so once since this was last asked."""
-        said = [line for line in self.log.read_text().splitlines() if "saved step" in line]
+        """The step that the run says it has saved, once since this was last asked."""
         self._stops += 1
-        assert len(said) == self._stops
-        assert f"stopped by {signal}, saved step " in said[-1]
-        return int(said[-1].partition("saved step ")[2].split()[0])
+        self.wait(lambda: len(self._saved()) == self._stops)
+        assert f"stopped by {signal}, saved step " in self._saved()[-1]
+        return int(self._saved()[-1].partition("saved step ")[2].split()[0])
+
+    def _saved(self) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if "saved step" in line]
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 240) -> None:
         """Until the condition holds; Slurm's delay after a requeue is skipped."""
