@@ -7,6 +7,7 @@ import contextlib
 import logging
 import queue
 import secrets
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -217,9 +218,14 @@ def _end_service() -> None:
     ending = threading.Thread(target=end, daemon=True)
     ending.start()
     ending.join(PATIENCE_S)
-    if ending.is_alive() and service is not None:
-        service.kill()
-        ending.join(PATIENCE_S)
+    if service is not None:
+        if ending.is_alive():
+            service.kill()
+        try:
+            service.wait(PATIENCE_S)  # no zombie
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
 
 
 def _run_id(folder: Path) -> str:
