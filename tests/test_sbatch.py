@@ -81,6 +81,11 @@ def test_a_job_that_saved_is_requeued_once(checkout: Path, rc: int, requeued: li
     assert job.started == [["python", "-m", "srtrain", *words, str(checkout)]]
 
 
+def test_only_the_task_that_saved_is_requeued(checkout: Path) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3"}
+    assert sbatch(checkout, "seed=%a", RC="75", **array).controlled == ["requeue 17_3"]
+
+
 def test_a_requeue_that_is_refused_is_told(checkout: Path) -> None:
     job = sbatch(checkout, "experiment=mse", RC="75", SCONTROL="1")
     assert job.rc == 75

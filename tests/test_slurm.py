@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from datetime import datetime, timedelta
@@ -92,8 +93,8 @@ def test_a_job_stopped_in_every_way_ends_as_if_undisturbed(
         "checkpoint.every_n_steps=100",
         "checkpoint.keep_last=2",
     )
-    undisturbed = _Job(slurm, checkout, *asked)
-    job = _Job(slurm, checkout, *asked, *PACE, options=("--signal=USR1@15",))
+    undisturbed = _submit(slurm, checkout, *asked)
+    job = _submit(slurm, checkout, *asked, *PACE, options=("--signal=USR1@15",))
 
     job.wait(lambda: job.step() > 20)
     # Slurm looks at limits every 30 s only, and announces what it would see too late.
@@ -112,7 +113,7 @@ def test_a_job_stopped_in_every_way_ends_as_if_undisturbed(
     by_cancel = job.stopped("SIGTERM")
     job.wait(lambda: job.shown()["JobState"] == "CANCELLED")
     assert f"resumed from step {by_requeue} " in job.log.read_text()
-    again = _Job(slurm, checkout, *asked, f"run_dir={job.folder.path}")
+    again = _submit(slurm, checkout, *asked, f"run_dir={job.folder.path}")
     again.wait(lambda: again.shown()["JobState"] == "COMPLETED")
     assert f"resumed from step {by_cancel} " in again.log.read_text()
 
@@ -124,18 +125,48 @@ def test_a_job_stopped_in_every_way_ends_as_if_undisturbed(
     assert job.folder.metrics.read_bytes() == undisturbed.folder.metrics.read_bytes()
 
 
-class _Job:
+def _submit(slurm: Slurm, checkout: Path, *asked: str, options: tuple[str, ...] = ()) -> _Job:
     """Two tasks on one node by train.sbatch, in the run folder that the job's number names."""
+    tasks = ("--parsable", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", *options)
+    number = slurm.run("sbatch", *tasks, str(SCRIPT), *asked, cwd=checkout, env=ENVIRON).strip()
+    return _Job(slurm, number, log=checkout / f"slurm-{number}.out")
 
-    def __init__(
-        self, slurm: Slurm, checkout: Path, *asked: str, options: tuple[str, ...] = ()
-    ) -> None:
-        tasks = ("--parsable", "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1", *options)
-        command = ("sbatch", *tasks, str(SCRIPT), *asked)
+
+STUB = """#!/bin/sh
+echo "start $*"
+[ "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" != 2 ] || exit 75
+"""
+
+
+def test_a_task_of_an_array_is_requeued_alone(slurm: Slurm, tmp_path: Path) -> None:
+    """The second and last has the number of the whole array, which names all tasks."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STUB)
+    python.chmod(0o755)
+    (tmp_path / "runs").write_text("scale=2\nscale=4 optimizer.lr=1e-3\n")
+    tasks = ("--parsable", "--array=1-2", "--cpus-per-task=1")
+    number = slurm.run("sbatch", *tasks, str(SCRIPT), "seed=%a", "@runs", cwd=tmp_path).strip()
+    first, last = (
+        _Job(slurm, f"{number}_{task}", log=tmp_path / f"slurm-{number}_{task}.out")
+        for task in (1, 2)
+    )
+    first.wait(lambda: first.shown()["JobState"] == "COMPLETED")
+    last.wait(lambda: last.shown()["JobState"] == "COMPLETED")
+    starts = [re.findall("^start.*", job.log.read_text(), re.MULTILINE) for job in (first, last)]
+    assert starts[0] == ["start -m srtrain seed=1 scale=2"]
+    assert starts[1] == ["start -m srtrain seed=2 scale=4 optimizer.lr=1e-3"] * 2
+    assert [job.shown()["Restarts"] for job in (first, last)] == ["0", "1"]
+
+
+class _Job:
+    """What Slurm and the log say of one job."""
+
+    def __init__(self, slurm: Slurm, number: str, *, log: Path) -> None:
         self.slurm = slurm
-        self.number = slurm.run(*command, cwd=checkout, env=ENVIRON).strip()
-        self.log = checkout / f"slurm-{self.number}.out"
-        self.folder = RunFolder(checkout / "outputs" / "mse" / f"slurm-{self.number}")
+        self.number = number
+        self.log = log
+        self.folder = RunFolder(log.parent / "outputs" / "mse" / f"slurm-{number}")
         self._stops = 0
 
     def shown(self) -> dict[str, str]:
