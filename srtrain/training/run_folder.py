@@ -42,8 +42,9 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.samples.mkdir(exist_ok=True)
-            write_atomic(self.path / ".writable", b"")
-            (self.path / ".writable").unlink()
+            for folder in (self.path, self.checkpoints, self.samples):
+                write_atomic(folder / ".writable", b"")
+                (folder / ".writable").unlink()
             self._made = self.path.stat()
         except OSError as error:
             raise StorageError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
 
+from srtrain.errors import StorageError
 from srtrain.networks.storage import checkpoint_name
 
 if TYPE_CHECKING:
@@ -116,9 +118,10 @@ class Summary(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """What was reached before it broke."""
+        """What was reached before it broke; what broke is told, not that this cannot be written."""
         if trainer.state.fn == "fit" and self._trained:
-            self._write(trainer)
+            with suppress(StorageError):
+                self._write(trainer)
 
     def write(self, step: int) -> dict[str, Any]:
         """Replace the file; returns what it holds."""
