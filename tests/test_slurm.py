@@ -195,8 +195,8 @@ class _Job:
         while not condition():
             shown = self.shown()
             told = self.log.read_text() if self.log.exists() else ""
-            healthy = {"PENDING", "RUNNING", "COMPLETING", "COMPLETED", "CANCELLED"}
-            assert shown["JobState"] in healthy, told
+            lost = {"FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
+            assert shown["JobState"] not in lost, told
             assert time.monotonic() < deadline, f"{shown['JobState']}\n{told}"
             if shown["JobState"] == "PENDING" and shown["Reason"] == "BeginTime":
                 self.update(StartTime="now")
