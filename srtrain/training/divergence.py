@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from srtrain.errors import StorageError
 from srtrain.files import read_json, write_json
-from srtrain.networks.storage import by_step
+from srtrain.networks.storage import by_step, step_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ class Divergence:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / "divergence.json"
         self.checkpoints = run_dir / "checkpoints"
-        self.entries: list[dict[str, Any]] = read_json(self.path) if self.path.exists() else []
+        self.entries = _read(self.path) if self.path.exists() else []
 
     @property
     def spent(self) -> bool:
@@ -43,21 +44,38 @@ class Divergence:
         That is the newest from before step ``limit``, unless the last rollback led there and no
         newer one came of it: then the one before, if there is one. Those beyond are renamed, not
         removed. A process that is killed in between diverges again, and comes here again.
+
+        Raises: StorageError when the folder cannot be written to.
         """
-        of = {number_of(path): path for path in by_step(self.checkpoints)}
+        of = {step_of(path): path for path in by_step(self.checkpoints)}
         good = [number for number in of if number < limit]
         if len(good) > 1 and self.entries and self.entries[-1]["to"] == good[-1]:
             good.pop()
         to = good[-1] if good else 0
-        for number, path in of.items():
-            if number > to:
-                path.replace(path.with_suffix(SET_ASIDE))
         entry = {"step": step, "to": to, "term": term, "lr_factor": self.lr_factor * SLOWER}
-        write_json(self.path, [*self.entries, entry])
+        try:
+            for path in (path for number, path in of.items() if number > to):
+                path.replace(path.with_suffix(SET_ASIDE))
+            write_json(self.path, [*self.entries, entry])
+        except OSError as error:
+            raise StorageError(
+                f"cannot note a rollback: {error.strerror or error}",
+                where=str(self.path),
+                fix="free some space; the checkpoints are untouched",
+            ) from error
         self.entries.append(entry)
         return entry
 
 
-def number_of(path: Path) -> int:
-    """The step that a checkpoint's name says."""
-    return int(path.stem.removeprefix("step-"))
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        entries = [dict(entry) for entry in read_json(path)]
+        for entry in entries:
+            entry["lr_factor"], entry["to"] = float(entry["lr_factor"]), int(entry["to"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            "this is not what srtrain wrote",
+            where=str(path),
+            fix="mend it; without the file the run goes on as if it had never diverged",
+        ) from error
+    return entries

@@ -75,12 +75,12 @@ def blamed(not_finite: Collection[str], terms: Iterable[str]) -> str:
 def refuse_to_save(module: nn.Module, step: int) -> None:
     """Nothing, if the weights and the statistics of ``module`` are finite.
 
-    Raises: RollBack if they are not, or so large that their norm is not.
+    Raises: RollBack if they are not.
     """
     values = [p.detach() for p in module.parameters()]
     values += [b for b in _statistics(module) if b.is_floating_point()]
-    norms = torch._foreach_norm(values)
-    if not bool(torch.isfinite(torch.stack(norms)).all()):
+    largest = torch.stack(torch._foreach_norm(values, math.inf))
+    if not bool(torch.isfinite(largest).all()):
         raise RollBack(f"the weights are not finite at step {step}", term="weights", step=step)
 
 
