@@ -1,4 +1,4 @@
-"""Every command and file of the README: composed, or run."""
+"""Every command and file of the README, every command of CLUSTER.md: composed, or run."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from tests.conftest import Finished
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, CLUSTER = (
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CLUSTER.md")
+)
 PROGRAMS = ("srtrain", "python -m srtrain", ".venv/bin/python -m srtrain")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = "".join(blocks("sh")).splitlines()
+    lines = "".join([*blocks("sh"), *blocks("sh", CLUSTER)]).splitlines()
     parts = [part for line in lines for part in line.partition("#")[0].split("&&")]
     return [part.strip() for part in parts if part.strip()]
 
@@ -68,8 +70,9 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def here(words: str, folder: Path) -> list[str]:
-    """The words with /photos, /more and /bench below ``folder``."""
-    return shlex.split(re.sub(r"(?<![\w/])/(?=photos|more|bench)", f"{folder}/", words))
+    """The words with /photos, /more and /bench below ``folder``, as a first task's."""
+    words = re.sub(r"(?<![\w/])/(?=photos|more|bench)", f"{folder}/", words)
+    return shlex.split(words.replace("%a", "1").replace("@runs.txt", ""))
 
 
 def test_the_readme_is_short() -> None:
