@@ -87,18 +87,20 @@ class Points:
         half: bool = False,
     ) -> None:
         self.seen: list[Point] = []
-        self._root, self._at, self._strike, self._half = root, at, strike, half
+        self.at = at
+        self._root, self._strike, self._half = root, strike, half
         self._calls = {name: getattr(os, name) for name in ("open", "fsync", "replace", "unlink")}
         for name in self._calls:
             patch.setattr(os, name, self._wrapped(name))
-        patch.setattr(os, "fdopen", lambda descriptor, mode: _Unbuffered(descriptor, mode, self))
+        self._fdopen = os.fdopen
+        patch.setattr(os, "fdopen", self._opened)
 
     def reached(self, call: str, path: Path) -> bool:
         """Note a call; whether it is the one to strike at."""
         if not path.is_relative_to(self._root):
             return False
         self.seen.append(Point(call, path.name))
-        return self._at(len(self.seen) - 1, self.seen[-1])
+        return self.at(len(self.seen) - 1, self.seen[-1])
 
     def written(self, path: Path, write: Callable[[bytes], int], data: bytes) -> int:
         """Write, or be struck before, or in the midst of it."""
@@ -107,6 +109,11 @@ class Points:
                 write(data[: len(data) // 2])
             self._strike()
         return write(data)
+
+    def _opened(self, descriptor: int, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
+        if rest == ("wb",) and file_of(descriptor).is_relative_to(self._root):
+            return _Unbuffered(descriptor, self)
+        return self._fdopen(descriptor, *rest, **options)
 
     def _wrapped(self, name: str) -> Callable[..., Any]:
         call = self._calls[name]
@@ -124,8 +131,8 @@ class Points:
 class _Unbuffered:
     """A stream whose every write is a call."""
 
-    def __init__(self, descriptor: int, mode: str, points: Points) -> None:
-        self._stream = open(descriptor, mode, buffering=0)  # noqa: SIM115
+    def __init__(self, descriptor: int, points: Points) -> None:
+        self._stream = open(descriptor, "wb", buffering=0)  # noqa: SIM115
         self._path, self._points = file_of(descriptor), points
 
     def __enter__(self) -> _Unbuffered:

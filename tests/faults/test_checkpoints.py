@@ -161,15 +161,15 @@ def test_a_run_killed_in_a_save_goes_on_as_if_nothing_had_happened(
     call, name, resumed = KILLS[kill]
     folder = RunFolder(tmp_path / "run")
 
-    def at(number: int, point: Point) -> bool:
-        amid = point.call == "write" and sum(p == point for p in points[0].seen) < 20
-        here = point.call == call and point.name.startswith(name) and not amid
-        return here and (folder.checkpoints / "step-000002.ckpt").exists() and _past(folder, name)
-
-    points: list[Points] = []
-
     def run() -> None:
-        points.append(Points(folder.path, pytest.MonkeyPatch(), at=at))
+        points = Points(folder.path, pytest.MonkeyPatch())
+
+        def at(number: int, point: Point) -> bool:
+            few = point.call == "write" and points.seen.count(point) < 20
+            meant = point.call == call and point.name.startswith(name) and not few
+            return meant and _saving_step_4(folder, name)
+
+        points.at = at
         train(images, folder.path, "checkpoint.keep_last=1", "checkpoint.keep_best=1")
 
     assert in_a_fork(run) == -signal.SIGKILL
@@ -181,6 +181,7 @@ def test_a_run_killed_in_a_save_goes_on_as_if_nothing_had_happened(
     assert folder.metrics.read_bytes() == straight.metrics.read_bytes()
 
 
-def _past(folder: RunFolder, name: str) -> bool:
-    """The pointer is renamed for step 2 already; the one meant is step 4's."""
-    return name != "last" or (folder.checkpoints / "step-000004.ckpt").exists()
+def _saving_step_4(folder: RunFolder, name: str) -> bool:
+    """The pointer is renamed for step 2 too, and step 2 pruned if it is the best no more."""
+    there = {step_of(path) for path in folder.checkpoints.glob("step-*.ckpt")}
+    return 4 in there if name == "last" else 2 in there
