@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -53,16 +54,14 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Kill:
-    """``number`` is sent ``delay`` seconds after ``step`` was seen; None: after the start."""
+    """``number`` is sent ``delay`` seconds after a ``share`` of the steps left was taken.
+
+    ``share`` None: after the start of the process.
+    """
 
     number: signal.Signals
-    step: int | None
+    share: float | None
     delay: float
-
-    def __str__(self) -> str:
-        """The moment, for people."""
-        after = "the start" if self.step is None else f"step {self.step}"
-        return f"{self.delay:.2f} s after {after}"
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,15 @@ class Pace:
     step: float
 
 
-def plan(kills: int, *, steps: int, pace: Pace, dice: random.Random) -> list[Kill]:
-    """Seven of ten are SIGKILL; nine of ten come in training, within three steps of theirs."""
+def plan(kills: int, *, pace: Pace, dice: random.Random) -> list[Kill]:
+    """Seven of ten are SIGKILL; nine of ten come in training, evenly spread over its steps."""
     soft = sorted(CODES)
     chosen = []
-    for step in sorted(dice.randrange(steps) for _ in range(kills)):
+    for left in range(kills, 0, -1):
         number = signal.SIGKILL if dice.random() < 0.7 else dice.choice(soft)
-        early = dice.random() < 0.1
-        delay = dice.uniform(0, pace.start if early else 3 * pace.step)
-        chosen.append(Kill(number, None if early else step, delay))
+        share = None if dice.random() < 0.1 else dice.uniform(0, 2 / (left + 1))
+        delay = dice.uniform(0, pace.start if share is None else 3 * pace.step)
+        chosen.append(Kill(number, share, delay))
     return chosen
 
 
@@ -110,8 +109,8 @@ class Started:
 
     def resumed(self) -> int:
         """The step that it says it continues from; 0 where it begins."""
-        words = self.said().partition("resumed from step ")[2].split(maxsplit=1)
-        return int(words[0]) if words else 0
+        found = re.search(r"(?:resumed from|finished before:) step (\d+)", self.said())
+        return int(found[1]) if found else 0
 
     def step(self) -> int:
         """The newest step in ``metrics.csv``, once this process has written there."""
@@ -121,14 +120,19 @@ class Started:
         newest = rows[-1].partition(b",")[0] if rows else b""
         return int(newest) if newest.isdigit() else 0
 
-    def wait_for(self, step: int) -> bool:
-        """Until it has trained, and to ``step`` at least; False if it ended before."""
+    def wait_for(self, share: float, *, steps: int) -> int | None:
+        """Until it has trained this share of what was left of ``steps``; None if it ended before.
+
+        Returns the step that it waited for.
+        """
         while self.process.poll() is None:
             reached = self.step()
-            if reached >= step and reached > self.resumed():
-                return True
+            if reached > (resumed := self.resumed()) or resumed >= steps:
+                step = resumed + round(share * (steps - resumed))
+                if reached >= step or resumed >= steps:
+                    return step
             time.sleep(0.01)
-        return False
+        return None
 
     def send(self, number: signal.Signals) -> None:
         """SIGKILL goes to every process, SIGINT to the group as from a terminal."""
@@ -169,30 +173,30 @@ def undisturbed(words: Sequence[str], run_dir: Path, *, steps: int) -> Pace:
     Raises: RuntimeError with its last lines if it fails.
     """
     run = Started(words, run_dir)
-    run.wait_for(1)
+    run.wait_for(0.0, steps=steps)
     first, begun = run.step(), time.monotonic()
-    run.wait_for(steps)
+    run.wait_for(1.0, steps=steps)
     per_step = (time.monotonic() - begun) / max(1, run.step() - first)
     left(run, expected={0})
     return Pace(start=begun - run.began, step=per_step)
 
 
-def disturbed(kill: Kill, run: Started) -> str:
+def disturbed(kill: Kill, run: Started, *, steps: int) -> str:
     """Let ``run`` meet its kill, and end; returns a row of the table.
 
     Raises: RuntimeError if it ends otherwise than it should, or leaves a process behind.
     """
-    if kill.step is None or run.wait_for(kill.step):
-        time.sleep(kill.delay)
+    step = None if kill.share is None else run.wait_for(kill.share, steps=steps)
+    time.sleep(kill.delay)
     late = run.process.poll() is not None
     if not late:
         run.send(kill.number)
     # Before srtrain listens, in its first second, a signal does what it does to any program.
-    expected = {0, -kill.number, CODES.get(kill.number, 0)}
-    code = left(run, expected=expected)
+    code = left(run, expected={0, -kill.number, CODES.get(kill.number, 0)})
+    moment = f"{kill.delay:.2f} s after {'its start' if step is None else f'step {step}'}"
     end = "came too late" if late else f"code {code}"
-    reached = run.step() or run.resumed()
-    return f"{kill.number.name:8} {kill!s:27} {run.resumed():12} {reached:8}  {end}"
+    reached = max(run.step(), run.resumed())
+    return f"{kill.number.name:8} {moment:24} {run.resumed():12} {reached:8}  {end}"
 
 
 def left(run: Started, *, expected: set[int]) -> int:
@@ -257,12 +261,13 @@ def chaos(words: Sequence[str], *, steps: int, kills: int, seed: int, folder: Pa
     """One undisturbed run, one that is killed, a table; returns the ``differences``."""
     pace = undisturbed(words, folder / "twin", steps=steps)
     print(f"undisturbed: {pace.start:.1f} s to its first steps, {pace.step:.2f} s for each")
-    print(" #  signal   moment                      resumed from  reached")
-    for number, kill in enumerate(plan(kills, steps=steps, pace=pace, dice=random.Random(seed)), 1):
-        print(f"{number:2}  {disturbed(kill, Started(words, folder / 'killed'))}", flush=True)
+    print(" #  signal   moment                   resumed from  reached")
+    for number, kill in enumerate(plan(kills, pace=pace, dice=random.Random(seed)), 1):
+        row = disturbed(kill, Started(words, folder / "killed"), steps=steps)
+        print(f"{number:2}  {row}", flush=True)
     last = Started(words, folder / "killed")
     left(last, expected={0})
-    print(f"{'end':34} {last.resumed():18} {steps:8}  code 0")
+    print(f"{'end':38}{last.resumed():12} {steps:8}  code 0")
     return differences(folder / "twin", folder / "killed", step=steps)
 
 
