@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -36,21 +35,19 @@ def test_several_nodes_cannot_be_launched_from_one() -> None:
 
 @pytest.fixture
 def store() -> TCPStore:
-    return TCPStore(
-        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=1)
-    )
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def test_rank_0_names_the_folder(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert agree_on(store, Path("/runs/noon")) == Path("/runs/noon")
+    store.set("srtrain/start/0/0", "/runs/noon")
     monkeypatch.setattr("srtrain.cli.launch.rank", lambda: 1)
-    assert agree_on(store, Path("/runs/a second later")) == Path("/runs/noon")
+    later = Path("/runs/a second later")
+    assert agree_on(store, later, total=2, timeout_s=5) == Path("/runs/noon")
 
 
-def test_rank_0_is_silent(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srtrain.cli.launch.rank", lambda: 1)
-    with pytest.raises(DistributedError, match="rank 1 did not hear the run folder"):
-        agree_on(store, Path("/runs/noon"))
+def test_one_rank_does_not_come(store: TCPStore) -> None:
+    with pytest.raises(DistributedError, match=r"rank 1 did not come within 0\.2 s"):
+        agree_on(store, Path("/runs/noon"), total=2, timeout_s=0.2)
 
 
 def test_alone_the_folder_is_ones_own() -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # What the agent itself ends the ranks for; those that ask a run to stop are ours.
 AGENTS_SIGNALS = "SIGHUP,SIGQUIT"
 LOOK_S = 0.5
-STOPPED_S = 12.0  # sooner than its peers find it silent: here the reason is known
+STOPPED_S = 10.0  # sooner than its peers find it silent: here the reason is known
 FAIL_S = 20.0  # for the others to leave, once one has failed
 SAVE_S = 300.0  # the same, once they were asked to save and leave
 
@@ -68,7 +68,8 @@ class Agent(LocalElasticAgent):
         told = bool(self._board and self._board.told())
         stops = [code for code in failed.values() if code in CODES]
         if verdict is None or stops:  # one that is asked to stop may break the others
-            return Ended(stops[0] if stops else next(iter(failed.values())), "", told)
+            rank, code = next((r, c) for r, c in failed.items() if not stops or c in stops)
+            return Ended(code, f"rank {rank} ended with code {code}", told)
         return Ended(verdict.code, verdict.told, told)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:

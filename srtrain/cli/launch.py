@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from srtrain.cli.process import CODES, SIGNALS, with_continuation
 from srtrain.cli.tell import tell
-from srtrain.errors import ConfigError, DistributedError, SrtrainError, Stopped
+from srtrain.errors import (
+    ConfigError,
+    DistributedError,
+    PreemptedError,
+    SrtrainError,
+    Stopped,
+)
 from srtrain.ranks import granted, launched, rank
 
 if TYPE_CHECKING:
@@ -46,7 +52,8 @@ def meet(folder: Path, *, timeout_s: int, words: Sequence[str]) -> Path:
     store.set_timeout(timedelta(seconds=timeout_s))
 
     def tell_of(verdict: Verdict) -> None:
-        tell(with_continuation(DistributedError(verdict.told), folder, words))
+        kind = PreemptedError if verdict.code in CODES else DistributedError
+        tell(with_continuation(kind(verdict.told), folder, words))
 
     by_agent = meeting.by_agent()
     join(
@@ -60,26 +67,21 @@ def meet(folder: Path, *, timeout_s: int, words: Sequence[str]) -> Path:
             tell=tell_of,
         )
     )
-    return agree_on(store, folder)
+    folder = agree_on(store, folder, total=given.total, timeout_s=timeout_s)
+    meeting.forget()
+    return folder
 
 
-def agree_on(store: Store, folder: Path) -> Path:
-    """Rank 0's folder on every rank.
+def agree_on(store: Store, folder: Path, *, total: int, timeout_s: float) -> Path:
+    """Rank 0's folder on every rank, once all have come.
 
-    Raises: DistributedError when rank 0 does not say.
+    Raises: DistributedError when one does not come within ``timeout_s``.
     """
-    from torch.distributed import DistStoreError
+    from srtrain.training.meeting import gather
 
-    key = f"srtrain/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    try:
-        if rank() == 0:
-            store.set(key, str(folder))
-        return Path(store.get(key).decode())
-    except DistStoreError as error:
-        raise DistributedError(
-            f"rank {rank()} did not hear the run folder from rank 0",
-            fix="its own message says why, or the ranks cannot reach each other",
-        ) from error
+    start = f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    said = gather(store, start, str(folder), rank=rank(), total=total, timeout_s=timeout_s)
+    return Path(said[0])
 
 
 def launch(options: TrainerOptions, words: Sequence[str]) -> None:

@@ -105,7 +105,8 @@ def lifetime(words: Sequence[str], *, to_the_end: bool = False) -> Iterator[None
     """
     with SIGNALS.heard(to_the_end=to_the_end):
         try:
-            _go_with_the_agent()
+            if launched():
+                _be_a_rank()
             yield
         except (Exception, Stopped) as error:
             failure = _failure(error, words)
@@ -147,35 +148,33 @@ def _failure(error: BaseException, words: Sequence[str]) -> BaseException:
 
 
 def with_continuation(
-    fault: DistributedError, folder: Path | None, words: Sequence[str]
-) -> DistributedError:
+    fault: SrtrainError, folder: Path | None, words: Sequence[str]
+) -> SrtrainError:
     """``fault``, with the command that continues the run in ``folder``."""
     fix = f"continue with:\n{continue_command(folder, words)}"
-    told = DistributedError(fault.what, where=fault.where or str(folder or ""), fix=fix)
+    told = type(fault)(fault.what, where=fault.where or str(folder or ""), fix=fix)
     told.told = fault.told
     return told
 
 
 def _leaving(stop: BaseException, words: Sequence[str]) -> SrtrainError:
-    folder: Path | None = vars(stop).get("run_dir")
-    where = str(folder or "")
-    fix = f"continue with:\n{continue_command(folder, words)}"
     if isinstance(stop, SrtrainError):  # what the ranks say
-        return type(stop)(stop.what, where=where, fix=fix)
-    number = SIGNALS.stop_requested()
-    what = f"stopped by {signal.Signals(number).name}, {SIGNALS.saved}"
-    leaving = LEAVE[number](what, where=where, fix=fix)
-    leaving.told = getattr(stop, "told", False)
-    return leaving
+        leaving = stop
+    else:
+        number = SIGNALS.stop_requested()
+        leaving = LEAVE[number](f"stopped by {signal.Signals(number).name}, {SIGNALS.saved}")
+        leaving.told = getattr(stop, "told", False)
+    return with_continuation(leaving, vars(stop).get("run_dir"), words)
 
 
-def _go_with_the_agent() -> None:
-    """A rank whose agent is killed gets a SIGTERM: it saves, and leaves no orphan.
+def _be_a_rank() -> None:
+    """Speak for oneself, torch need not; where the agent that started this rank is killed, save.
 
-    Raises: Stopped if that has happened.
+    Raises: Stopped if it is gone already.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # its exceptions say the same
     agent = os.environ.get(AGENT)
-    if agent is None or not launched() or sys.platform != "linux":
+    if agent is None or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(agent):

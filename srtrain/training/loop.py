@@ -86,7 +86,7 @@ def make_trainer(
     """A Trainer with every automatic switched off that srtrain does itself."""
     peers = joined()
     if peers is not None:
-        peers.flush = getattr(checkpoint_io, "flush", peers.flush)
+        peers.flush = checkpoint_io.flush
         callbacks = [Steps(peers), *callbacks]
     trainer = Trainer(
         max_steps=options.max_steps,

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lightning.fabric.plugins.environments import ClusterEnvironment
+    from torch.distributed import Store
 
-ANSWER_S = 10.0
+ANSWER_S = 5.0
 HELLO = "srtrain/meeting"
 
 
@@ -107,6 +108,29 @@ def _of_srun(step: Srun, deadline: float) -> TCPStore:
             raise _nobody(str(file))
         time.sleep(0.1)
     return _visit("127.0.0.1", int(file.read_text()), deadline, hello=_name())
+
+
+def gather(
+    store: Store, what: str, text: str, *, rank: int, total: int, timeout_s: float
+) -> list[str]:
+    """Every rank's ``text``, once all have come here; signals are heard meanwhile.
+
+    Raises: DistributedError when one does not come within ``timeout_s``.
+    """
+    store.set(f"srtrain/{what}/{rank}", text)
+    deadline = time.monotonic() + timeout_s
+    said = []
+    for other in range(total):
+        while not store.check([f"srtrain/{what}/{other}"]):
+            if time.monotonic() > deadline:
+                raise DistributedError(
+                    f"rank {other} did not come within {timeout_s:g} s",
+                    where=f"rank {rank}",
+                    fix="its own message says why, or the ranks cannot reach each other",
+                )
+            time.sleep(0.1)
+        said.append(store.get(f"srtrain/{what}/{other}").decode())
+    return said
 
 
 def forget() -> None:

@@ -36,7 +36,7 @@ STOPS = {
     PreemptedError.exit_code: signal.SIGTERM,
     InterruptedRunError.exit_code: signal.SIGINT,
 }
-BROKEN = re.compile(r"gloo|nccl|process ?group|tcpstore|c10d", re.IGNORECASE)
+BROKEN = re.compile(r"gloo|nccl|NCCL|ProcessGroup|TCPStore|c10d")
 
 
 class Peers:
@@ -70,6 +70,7 @@ class Peers:
         self._tell = tell
         self._board = Board(store.clone())
         self._verdict: Verdict | None = None
+        self._shared = False  # the verdict stands on the board
         self._step = 0  # which this rank is in; 0: none
         self._waits = False
         self._rounds = 0
@@ -106,20 +107,28 @@ class Peers:
             self._leaving = code
             with suppress(RuntimeError, TimeoutError):
                 verdict = Verdict(self.rank, code, what)
-                self._verdict = within(FLUSH_S, lambda: self._board.accuse(verdict))
+                self._verdict = within(BEAT_S, lambda: self._board.accuse(verdict))
+                self._shared = True
         if not self._by_agent and self.rank == 0:
             self._stay(code)
 
     def may_tell(self, what: str) -> bool:
-        """Whether nobody has told the user ``what``, or nobody can know."""
+        """Whether nobody of this machine has told the user ``what``.
+
+        A store that does not answer brought the verdict, and rank 0 told it before it left with the
+        store; or it is what the verdict is about.
+        """
+        if self._verdict is not None and not self._shared:
+            return True
         with suppress(RuntimeError, TimeoutError):
             key = f"{socket.gethostname()}/{hashlib.sha1(what[:MOST].encode()).hexdigest()}"
-            return within(FLUSH_S, lambda: self._board.claim(key))
-        return True
+            return within(BEAT_S, lambda: self._board.claim(key))
+        return not self._shared
 
-    def verdict(self, *, wait_s: float = SILENT_S + 2 * BEAT_S) -> Verdict | None:
-        """What ended the others; waits until somebody knows."""
-        deadline = time.monotonic() + wait_s
+    def verdict(self, *, wait_s: float | None = None) -> Verdict | None:
+        """What ended the others; by default waits until somebody must know."""
+        most = SILENT_S + 2 * BEAT_S if wait_s is None else wait_s
+        deadline = time.monotonic() + most
         while self._verdict is None and time.monotonic() < deadline:
             time.sleep(TICK_S)
         return self._verdict
@@ -153,11 +162,15 @@ class Peers:
                 where = f"{'waits in' if self._waits else 'computes'} {self._step}"
                 board.beat(self.rank, f"{self._rounds} {where}")
                 self._listen(board)
-                self._verdict = self._verdict or board.verdict()
+                self._hear(board.verdict())
                 if self._done.wait(BEAT_S):
                     return board.beat(self.rank, DONE)
         except RuntimeError:
             self._lost = not self._done.is_set()
+
+    def _hear(self, verdict: Verdict | None) -> None:
+        if verdict is not None and self._verdict is None:
+            self._shared, self._verdict = True, verdict
 
     def _listen(self, board: Board) -> None:
         heard = board.heard(self._next)

@@ -10,12 +10,14 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
-from srtrain.training.meeting import forget
+from srtrain.training.meeting import gather
 from srtrain.training.peers import joined, waiting
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
     from torch import nn
+
+    from srtrain.training.peers import Peers
 
 
 class FlatDDP(DDPStrategy):
@@ -34,6 +36,7 @@ class FlatDDP(DDPStrategy):
         peers = joined()
         if peers is not None and not dist.is_initialized():
             self.set_world_ranks()
+            _come(peers)
             backend, device = self._get_process_group_backend(), self.root_device
             limit = timedelta(seconds=peers.timeout_s + (30 if backend == "nccl" else 0))
             dist.init_process_group(
@@ -44,7 +47,6 @@ class FlatDDP(DDPStrategy):
                 timeout=limit,
                 device_id=device if device.type != "cpu" else None,
             )
-            forget()
             if backend == "nccl":  # torch wants it destroyed, Lightning destroys only its own
                 atexit.register(_destroy)
         super().setup_distributed()
@@ -57,6 +59,12 @@ class FlatDDP(DDPStrategy):
         with torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor, src=0)
+
+
+def _come(peers: Peers) -> None:
+    """Wait until all ranks are built, where signals are heard: within torch none is."""
+    total, limit = peers.world_size, peers.timeout_s
+    gather(peers.store, "built", "", rank=peers.rank, total=total, timeout_s=limit)
 
 
 def _destroy() -> None:
