@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp")
+_PREFIX = 32  # characters of a name in its temporary's: 255 bytes hold it in any script
 
 
 class HeldError(Exception):
@@ -40,8 +41,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], None]) -> Non
     Raises: OSError as the file system gives it, also where there is no such folder; the temporary
         file is then removed.
     """
-    name = f".{path.name[:32]}.{secrets.token_hex(4)}.tmp"  # 255 bytes hold it in any script
-    temporary = path.with_name(name)
+    temporary = path.with_name(f".{path.name[:_PREFIX]}.{secrets.token_hex(4)}.tmp")
     # Not mkstemp: its mode is not the umask's, which no thread can read without changing it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
@@ -73,6 +73,8 @@ def remove_temporaries(folder: Path) -> None:
 def held(lock: Path) -> Iterator[None]:
     """Hold the file ``lock`` for this process; the lock goes with the process, however it ends.
 
+    The holder may remove the file.
+
     Raises: HeldError naming the process and the host that have it; OSError of the file system.
     """
     with lock.open("a+", encoding="utf-8") as stream:
@@ -82,6 +84,8 @@ def held(lock: Path) -> Iterator[None]:
         except OSError as error:
             stream.seek(0)
             raise HeldError(stream.read().strip() or "another process") from error
+        if not _is_at(stream, lock):
+            raise HeldError("a process that has just ended")
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
@@ -98,6 +102,21 @@ def _let_go() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what killed `write_atomic` calls for these paths left behind.
+
+    For who knows that nobody is writing them now.
+    """
+    prefixes: dict[Path, set[str]] = {}
+    for path in paths:
+        prefixes.setdefault(path.parent, set()).add(path.name[:_PREFIX])
+    for folder, known in prefixes.items():
+        for found in folder.glob(".*.tmp"):
+            name, _, _ = found.name[1 : -len(".tmp")].rpartition(".")
+            if name in known:
+                found.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -126,3 +145,10 @@ def cache_dir() -> Path:
     """``$SRTRAIN_CACHE``, else ``~/.cache/srtrain``: decoded images and nothing irreplaceable."""
     configured = os.environ.get("SRTRAIN_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "srtrain"
+
+
+def _is_at(stream: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

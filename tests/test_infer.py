@@ -282,7 +282,7 @@ def test_plans_that_are_refused(
 
 def test_an_output_folder_inside_the_input_is_no_input(tmp_path: Path) -> None:
     _touch(tmp_path, "x.png", "out/x.png")
-    jobs = plan([str(tmp_path)], tmp_path / "out", overwrite=True)
+    jobs = plan([str(tmp_path)], tmp_path / "out", existing="replace")
     assert jobs == [Job(tmp_path / "x.png", tmp_path / "out" / "x.png")]
 
 

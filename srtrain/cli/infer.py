@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtrain.images import shown
-from srtrain.inference.run import Job, plan, run
+from srtrain.inference.run import Existing, Job, alone, plan, run
 
 if TYPE_CHECKING:
     from srtrain.inference.upscaler import Upscaler
@@ -20,7 +20,8 @@ def main(argv: list[str]) -> int:
     """Upscale every input; 3 if some could not be read, each named on stderr, else 0."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="srtrain: %(message)s", level=logging.WARNING)
-    jobs = plan(arguments.input, arguments.output, overwrite=arguments.overwrite)
+    existing: Existing = arguments.existing
+    jobs = plan(arguments.input, arguments.output, existing=existing)
 
     from srtrain.inference.upscaler import Upscaler, pick_device
     from srtrain.networks.loading import load_generator
@@ -33,7 +34,8 @@ def main(argv: list[str]) -> int:
         self_ensemble=arguments.self_ensemble,
     )
     started = time.monotonic()
-    failed = _produce(upscaler, jobs)
+    with alone(jobs, arguments.output, existing=existing):
+        failed = _produce(upscaler, jobs)
     print(
         f"{len(jobs) - failed} images x{upscaler.scale} in {time.monotonic() - started:.1f} s"
         f" -> {shown(arguments.output)}" + (f", {failed} failed" if failed else "")
@@ -100,7 +102,22 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mean over 8 flips and turns: slower, a little better",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    made = parser.add_mutually_exclusive_group()
+    made.add_argument(
+        "--continue",
+        dest="existing",
+        action="store_const",
+        const="keep",
+        default="refuse",
+        help="make only the outputs that do not exist: after a run that was stopped",
+    )
+    made.add_argument(
+        "--overwrite",
+        dest="existing",
+        action="store_const",
+        const="replace",
+        help="replace existing outputs",
+    )
     parser.add_argument(
         "--trust",
         action="append",

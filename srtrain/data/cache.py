@@ -68,6 +68,9 @@ def open_images(
         raise _unreadable(bad, count)
     if bad:
         log.warning("%s: left out", _unreadable(bad, count).what)
+    notes = {path: note for store, _ in stores for path, note in store.notes.items()}
+    if notes:
+        log.warning("%d of %d images lose something: %s", len(notes), count, _listed(notes))
     return ImageSet(stores)
 
 
@@ -158,6 +161,11 @@ def _build(
         "shapes": shapes[good].tolist(),
         "offsets": offsets[good].tolist(),
         "bad": bad,
+        "notes": {
+            collection.where(i): item.note
+            for i, item in enumerate(surveys)
+            if i not in failed and isinstance(item, Survey) and item.note
+        },
     }
     write_json(partial / "index.json", index)
     journal.unlink()
@@ -180,6 +188,7 @@ def _read(root: Path, content: str | None) -> Store | None:
             shapes=np.array(index["shapes"], np.int64),
             offsets=np.array(index["offsets"], np.int64),
             bad=index["bad"],
+            notes=index.get("notes", {}),
         )
     except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or damaged
         return None
@@ -225,10 +234,13 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _unreadable(bad: Mapping[str, str], count: int) -> DataError:
-    listed = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:LISTED])
-    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
     return DataError(
         f"{len(bad)} of {count} images cannot be read",
-        where=listed + more,
+        where=_listed(bad),
         fix="mend or remove them, or leave them out with data.on_bad=skip",
     )
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    named = "; ".join(f"{path} ({reason})" for path, reason in list(reasons.items())[:LISTED])
+    return named + (f"; and {len(reasons) - LISTED} more" if len(reasons) > LISTED else "")

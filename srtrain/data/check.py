@@ -16,6 +16,7 @@ from srtrain.data.sources import Concat, Folder, Paired, PairFiles, size_problem
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError
 from srtrain.files import sha256_of
+from srtrain.images import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -126,11 +127,11 @@ def matched(source: Source, report: Report) -> list[Collection]:
         report.add(error.what, error.where)
         return []
     for path in pairs.without_lr:
-        report.add(WITHOUT_LR, str(path))
+        report.add(WITHOUT_LR, shown(path))
     for path in pairs.without_hr:
-        report.add(WITHOUT_HR, str(path))
+        report.add(WITHOUT_HR, shown(path))
     for paths in pairs.ambiguous:
-        report.add(AMBIGUOUS, ", ".join(map(str, paths)))
+        report.add(AMBIGUOUS, ", ".join(map(shown, paths)))
     return [source.files] if pairs.rows else []
 
 
@@ -166,7 +167,7 @@ def check_names(part: Collection, report: Report) -> None:
         twins[path.with_suffix("")].append(path)
     for paths in twins.values():
         if len(paths) > 1:
-            report.add(AMBIGUOUS, ", ".join(map(str, paths)))
+            report.add(AMBIGUOUS, ", ".join(map(shown, paths)))
 
 
 def check_decodable(part: Collection, report: Report, *, progress: bool = True) -> None:
@@ -199,12 +200,19 @@ def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: 
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path, size in _hr_files(train):
         by_size[size].append(path)
-    digest = functools.cache(sha256_of)
+    digest = functools.cache(_digest)
     for path, size in _hr_files(val):
         for twin in by_size.get(size, []):
             if twin.samefile(path) or digest(twin) == digest(path):
-                report.add(LEAKED, str(path), f"same as {twin}")
+                report.add(LEAKED, shown(path), f"same as {shown(twin)}")
                 break
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:  # reported as unreadable
+        return str(path)
 
 
 def _scanned(source: Folder, folder: Path, report: Report) -> list[Collection]:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from srtrain.files import sha256_of
-from srtrain.images import image_size, read_rgb8
+from srtrain.images import header_notes, image_size, read_rgb8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 
 class Survey(NamedTuple):
-    """What is known of an image before decoding: (height, width) of each side, a content hash."""
+    """What is known of an image before decoding: (height, width) of each side, a content hash.
+
+    ``note``: what will be lost of it, for people; mostly empty.
+    """
 
     shapes: tuple[tuple[int, int], ...]
     digest: str
+    note: str = ""
 
 
 class Source(ABC):
@@ -60,8 +64,12 @@ class Collection(Source):
         """Hash of what the pixels are made from."""
 
     def survey(self, index: int) -> Survey:
-        """Sizes and content hash of one image. Raises DataError."""
-        return Survey(self.shapes(index), self.digest(index))
+        """Sizes and content hash of one image, and what will be lost of it. Raises DataError."""
+        return Survey(self.shapes(index), self.digest(index), self.note(index))
+
+    def note(self, index: int) -> str:
+        """What will be lost of an image; nothing of most."""
+        return ""
 
     @abstractmethod
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
@@ -80,7 +88,7 @@ class Files(Collection):
 
     def where(self, index: int) -> str:
         """The path, or those of the pair."""
-        return ", ".join(str(path) for path in self.rows[index])
+        return ", ".join(shown(path) for path in self.rows[index])
 
     @functools.cached_property
     def stamps(self) -> list[tuple[tuple[int, int], ...]]:
@@ -100,6 +108,10 @@ class Files(Collection):
     def shapes(self, index: int) -> tuple[tuple[int, int], ...]:
         """From the headers, EXIF orientation counted."""
         return tuple(image_size(path) for path in self.rows[index])
+
+    def note(self, index: int) -> str:
+        """Of animations, that only their first frame is used."""
+        return "; ".join(note for path in self.rows[index] for note in header_notes(path))
 
     def digest(self, index: int) -> str:
         """SHA-256 of the files."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import signal
-import weakref
-from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -15,13 +11,13 @@ from srtrain.data.cache import OnBad, open_images
 from srtrain.data.check import UNREADABLE, Report, check_opened, check_training_data
 from srtrain.data.crops import TrainingCrops, WholeImages
 from srtrain.data.sampler import EndlessBatches
+from srtrain.data.workers import EndlessLoader, as_is
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     import torch
-    from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     from srtrain.batch import Batch
     from srtrain.data.collection import Source
@@ -140,24 +136,21 @@ class SRData(lightning.LightningDataModule):
         assert self.train_images is not None
         rank, world_size = self._rank()
         done = self.trainer.global_step if self.trainer else 0
-        return _Loader(
+        return EndlessLoader(
             TrainingCrops(
                 self.train_images,
                 hr_patch_size=self.hr_patch_size,
                 scale=self.scale,
                 seed=self.seed,
             ),
-            batch_sampler=EndlessBatches(
+            EndlessBatches(
                 batch_size=self.batch_size,
                 rank=rank,
                 world_size=world_size,
                 accumulate=self.accumulate,
                 start_sample=done * self.batch_size,
             ),
-            collate_fn=_as_is,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_leave_signals_to_the_parent,
             pin_memory=self._on_cuda(),
         )
 
@@ -169,7 +162,7 @@ class SRData(lightning.LightningDataModule):
             DataLoader(
                 WholeImages(images, scale=self.scale, rank=rank, world_size=world_size),
                 batch_size=None,
-                collate_fn=_as_is,
+                collate_fn=as_is,
                 pin_memory=self._on_cuda(),
             )
             for images in self.val_images.values()
@@ -200,31 +193,3 @@ class SRData(lightning.LightningDataModule):
 
     def _on_cuda(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-
-
-def _as_is(batch: Any) -> Any:  # noqa: ANN401 - the data sets make whole batches
-    return batch
-
-
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    # SLURM and terminals signal the whole process group; a worker that obeyed would take the run
-    # down before its checkpoint is saved. Workers end when they are told to or the parent dies.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-
-
-class _Loader(DataLoader["Batch"]):
-    """Tells its workers to end before multiprocessing sends them the SIGTERM that they ignore."""
-
-    def __iter__(self) -> _BaseDataLoaderIter:
-        iterator = super().__iter__()
-        # Finalize runs where a forked rank exits, atexit where Python does.
-        stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=0)
-        atexit.register(stop)
-        return iterator
-
-
-def _stop_workers(iterator: weakref.ref[_BaseDataLoaderIter]) -> None:
-    stop = getattr(iterator(), "_shutdown_workers", None)
-    if stop is not None:
-        stop()

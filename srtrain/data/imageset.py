@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from srtrain.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ class Store:
     """One cached collection: a flat file of uint8 pixels, image after image, side after side.
 
     ``shapes`` (N, sides, 2) holds (height, width); ``offsets`` (N, sides) where each side starts.
+    ``bad``: why a file is not among them; ``notes``: what was lost of one that is.
     """
 
     pixels: Path
@@ -27,6 +30,7 @@ class Store:
     shapes: np.ndarray
     offsets: np.ndarray
     bad: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class ImageSet:
@@ -82,7 +86,14 @@ class ImageSet:
 
     def _map(self, file: int) -> np.ndarray:
         if file not in self._maps:
-            with self._files[file].open("rb") as stream:
-                view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            try:
+                with self._files[file].open("rb") as stream:
+                    view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:  # ValueError: it is empty now
+                raise StorageError(
+                    f"the cache of decoded images is gone: {error}",
+                    where=str(self._files[file]),
+                    fix="start again: it is made anew",
+                ) from error
             self._maps[file] = np.frombuffer(view, np.uint8)
         return self._maps[file]

@@ -14,7 +14,7 @@ from srtrain.data.leaves import REVISION as LEAVES_REVISION
 from srtrain.data.leaves import dead_leaves
 from srtrain.data.pairs import Pairs, match
 from srtrain.errors import ConfigError, DataError
-from srtrain.images import list_images
+from srtrain.images import list_images, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,7 @@ class PairFiles(Files):
         survey = super().survey(index)
         problem = size_problem(*survey.shapes, scale=self.scale)
         if problem:
-            raise DataError(problem, where=str(self.rows[index][1]))
+            raise DataError(problem, where=shown(self.rows[index][1]))
         return survey
 
 

@@ -2,7 +2,14 @@
 
 from srtrain.images.listing import IMAGE_SUFFIXES, list_images
 from srtrain.images.picture import Picture, from_tensor, to_tensor, to_uint8
-from srtrain.images.reading import from_pillow, image_size, read_picture, read_rgb8, shown
+from srtrain.images.reading import (
+    from_pillow,
+    header_notes,
+    image_size,
+    read_picture,
+    read_rgb8,
+    shown,
+)
 from srtrain.images.writing import WRITABLE_SUFFIXES, to_pillow, write_picture
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "Picture",
     "from_pillow",
     "from_tensor",
+    "header_notes",
     "image_size",
     "list_images",
     "read_picture",

@@ -15,14 +15,17 @@ from srtrain.images.picture import Picture, Pixels
 if TYPE_CHECKING:
     from pathlib import Path
 
+PNG_HEADER = 33
+"""Bytes of a PNG up to the end of its header."""
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6  # PNG colour types
 _BITS_PER_SAMPLE = 258  # TIFF tag
+_SLACK = 16 * 2**20  # bytes beside the pixels: profiles, previews, text
 
 
 def png_header(data: bytes) -> tuple[int, int, int, int] | None:
     """(width, height, bit depth, colour type), or None if this is no PNG."""
-    if len(data) < 33 or not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR":
+    if len(data) < PNG_HEADER or not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR":
         return None
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     return width, height, depth, colour
@@ -42,10 +45,13 @@ def is_deep(image: Image.Image) -> bool:
 def read(path: Path, image: Image.Image, notes: tuple[str, ...]) -> Picture:
     """The Picture of a file for which ``is_deep``, not turned yet."""
     icc = image.info.get("icc_profile")
+    pixels_at_most = 8 * image.width * image.height  # bytes, of four channels
     if image.format == "PNG":
+        if path.stat().st_size > pixels_at_most + _SLACK:
+            raise ValueError("the file is larger than its pixels can be")
         levels, mode = _read_png(path.read_bytes())
     else:
-        levels, mode = _read_tiff(path), f"{image.mode};16"
+        levels, mode = _read_tiff(path, pixels_at_most), f"{image.mode};16"
     colours = levels.shape[2] - (levels.shape[2] in (2, 4))
     alpha = levels[..., -1].copy() if colours < levels.shape[2] else None
     pixels = np.ascontiguousarray(levels[..., :colours])
@@ -116,11 +122,14 @@ def _read_gray_alpha(data: bytes) -> Pixels:
         return np.array(image).view(">u2").astype(np.uint16)
 
 
-def _read_tiff(path: Path) -> Pixels:
+def _read_tiff(path: Path, largest: int) -> Pixels:
+    """Raises: ValueError if the tags ask for more than ``largest`` bytes: depth, many samples."""
     import tifffile
 
     with tifffile.TiffFile(path) as file:
         page = file.pages[0]
+        if page.nbytes > largest:
+            raise ValueError(f"its tags ask for {page.nbytes} bytes, its pixels need {largest}")
         levels: Pixels = page.asarray()
         planes_first = int(getattr(page, "planarconfig", 1)) == 2
     return np.ascontiguousarray(levels.transpose(1, 2, 0) if planes_first else levels)

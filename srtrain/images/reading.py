@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from srtrain.errors import DataError
+from srtrain.errors import DataError, Stopped
 from srtrain.images import deep
 from srtrain.images.picture import Picture, Pixels
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _DEFAULT_MAX_PIXELS = 2**27  # 134 million: 0.4 GB as RGB8
 _ORIENTATION = 0x0112  # EXIF tag
+_SLACK = 16 * 2**20  # bytes beside the pixels: profiles, previews, text
+# Of Pillow's decoders those of IMAGE_SUFFIXES, whatever a file is named: others start programs
+# (EPS: Ghostscript) or are hardly used.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 
 # Said as a DataError below; catch_warnings would not be safe among threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -66,9 +71,7 @@ def read_rgb8(path: Path) -> Pixels:
     Raises: DataError naming the file and the reason. Corrupt files raise, they never crash.
     """
     path = Path(path)
-    with _decoding(path):
-        data = path.read_bytes()
-    pixels = _plain_png(data, path)
+    pixels = _plain_png(path)
     return read_picture(path).rgb8() if pixels is None else pixels
 
 
@@ -85,6 +88,15 @@ def image_size(path: Path) -> tuple[int, int]:
         return (width, height) if lies else (height, width)
 
 
+def header_notes(path: Path) -> tuple[str, ...]:
+    """What will be lost of the file's content, as far as its header tells, for people.
+
+    Raises: DataError naming the file and the reason.
+    """
+    with _opened(Path(path)) as image:
+        return _frames_note(image)
+
+
 def shown(path: Path) -> str:
     """A path on one line: newlines and other unprintable characters escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
@@ -96,9 +108,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     limit = _max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None:  # one limit, not two; Pillow warns at 89 million
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limit)
-    with _decoding(path), Image.open(path) as image:
-        _refuse_bomb(image.size, path)
-        yield image
+    with _decoding(path):
+        _refuse_special(path)
+        with Image.open(path, formats=_FORMATS) as image:
+            _refuse_bomb(image.size, path)
+            yield image
 
 
 @contextlib.contextmanager
@@ -116,9 +130,18 @@ def _decoding(path: Path) -> Iterator[None]:
         raise DataError(f"cannot be read: {error.strerror}", where=shown(path)) from error
     except UnidentifiedImageError as error:
         raise DataError(_what_it_is_instead(path), where=shown(path)) from error
-    except Exception as error:  # decoders raise SyntaxError, struct.error, ValueError, OSError …
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, Stopped):
+        raise
+    except BaseException as error:  # SyntaxError, struct.error, OSError …, a panic of Rust
         reason = str(error) or type(error).__name__
         raise DataError(f"damaged image: {reason}", where=shown(path)) from error
+
+
+def _refuse_special(path: Path) -> None:
+    """A pipe or a terminal would be waited for, a device never ends."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError("not a regular file (a pipe, socket or device)", where=shown(path))
 
 
 def _refuse_bomb(size: tuple[int, int], path: Path) -> None:
@@ -212,13 +235,21 @@ def _turned(levels: Pixels, turn: int) -> Pixels:
     return np.ascontiguousarray(levels)
 
 
-def _plain_png(data: bytes, path: Path) -> Pixels | None:
+def _plain_png(path: Path) -> Pixels | None:
     """8-bit RGB without alpha or orientation, by the fast decoder; None if it is not that."""
-    width, height, depth, colour = deep.png_header(data) or (0, 0, 0, 0)
-    if (depth, colour) != (8, 2) or b"eXIf" in data or b"tRNS" in data:
-        return None
-    _refuse_bomb((width, height), path)
-    from kornia_rs import io as fast
-
     with _decoding(path):
+        _refuse_special(path)
+        with path.open("rb") as stream:
+            head = stream.read(deep.PNG_HEADER)
+            width, height, depth, colour = deep.png_header(head) or (0, 0, 0, 0)
+            if (depth, colour) != (8, 2):
+                return None
+            _refuse_bomb((width, height), path)
+            if path.stat().st_size > 3 * width * height + _SLACK:  # an animation? Pillow knows
+                return None
+            data = head + stream.read()
+        if b"eXIf" in data or b"tRNS" in data:
+            return None
+        from kornia_rs import io as fast
+
         return np.asarray(fast.decode_image_png_u8(data, (height, width), "rgb"))

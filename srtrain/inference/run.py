@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import glob
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from srtrain.errors import ConfigError, DataError, SrtrainError, StorageError
+from srtrain.files import HeldError, held, remove_leftovers
 from srtrain.images import WRITABLE_SUFFIXES, list_images, read_picture, shown, write_picture
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from srtrain.inference.upscaler import Upscaler
 
 _LISTED = 10  # names in an error; the rest is counted
+_LOCK = ".srtrain-infer.lock"
+Existing = Literal["refuse", "replace", "keep"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Outcome:
     failure: str | None = None
 
 
-def plan(inputs: Sequence[str], output: Path, *, overwrite: bool = False) -> list[Job]:
+def plan(inputs: Sequence[str], output: Path, *, existing: Existing = "refuse") -> list[Job]:
     """What goes where, decided and checked before anything is computed.
 
     Folders are searched at any depth and mirrored below ``output``, and so is what a glob finds
@@ -44,8 +48,10 @@ def plan(inputs: Sequence[str], output: Path, *, overwrite: bool = False) -> lis
     written (GIF, PPM …) become .png. One file with an ``output`` that has an image's suffix is
     written just there.
 
+    Outputs that exist are refused, replaced, or kept: then there is no job for them.
+
     Raises: DataError if an input does not exist or holds no images; ConfigError if an output
-    would replace an input, two inputs want one output, or outputs exist and may not be replaced.
+    would replace an input, two inputs want one output, or outputs exist and are refused.
     """
     named = len(inputs) == 1 and Path(inputs[0]).is_file() and _names_an_image(output)
     if output.exists() and not output.is_dir() and not named:
@@ -56,11 +62,34 @@ def plan(inputs: Sequence[str], output: Path, *, overwrite: bool = False) -> lis
         found = list(dict.fromkeys(job for text in inputs for job in _jobs_of(text, output)))
     _refuse_lost_inputs(found)
     _refuse_collisions(found)
-    existing = [job.target for job in found if job.target.exists()]
-    if existing and not overwrite:
-        what = f"{len(existing)} of {len(found)} outputs exist: {_some(existing)}"
-        raise ConfigError(what, where=shown(output), fix="another -o, or --overwrite")
-    return found
+    return _without_existing(found, output, existing)
+
+
+@contextmanager
+def alone(jobs: Sequence[Job], output: Path, *, existing: Existing = "refuse") -> Iterator[None]:
+    """Hold ``output`` for this process while it does ``jobs``; a killed run's torsos are removed.
+
+    Raises: ConfigError naming the process that has it, or if outputs came into being since
+    ``plan``; StorageError if the folder cannot be written to.
+    """
+    named = bool(jobs) and jobs[0].target == output
+    lock = output.with_name(f".{output.name[:200]}.lock") if named else output / _LOCK
+    with ExitStack() as stack:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+            remove_leftovers(job.target for job in jobs)
+        except HeldError as error:
+            what = f"{error} is writing there"
+            raise ConfigError(
+                what, where=shown(output), fix="wait for it, or another -o"
+            ) from error
+        except OSError as error:
+            what = f"cannot write: {error.strerror or error}"
+            raise StorageError(what, where=shown(output), fix="another -o") from error
+        _without_existing(jobs, output, existing)
+        yield
 
 
 def run(
@@ -86,6 +115,16 @@ def run(
         except (ValueError, RuntimeError, MemoryError) as error:
             reason = str(error).split("\n", 1)[0] or type(error).__name__
             yield Outcome(job, failure=f"{reason} · {shown(job.source)}")
+
+
+def _without_existing(jobs: Sequence[Job], output: Path, existing: Existing) -> list[Job]:
+    made = [job.target for job in jobs if existing != "replace" and job.target.exists()]
+    if made and existing == "refuse":
+        what = f"{len(made)} of {len(jobs)} outputs exist: {_some(made)}"
+        fix = "another -o, --continue to make only the others, or --overwrite"
+        raise ConfigError(what, where=shown(output), fix=fix)
+    kept = set(made)
+    return [job for job in jobs if job.target not in kept]
 
 
 def _names_an_image(output: Path) -> bool:

@@ -34,6 +34,7 @@ _WRAPPERS = (
     "model",
     "net",
 )
+_DEEPEST = 16  # a dictionary may contain itself
 # A whole training module was saved: only these keys are the generator's.
 _GENERATOR_PREFIXES = ("generator.", "net_g_ema.", "net_g.", "netG.")
 # What DataParallel, torch.compile and our own wrapper put before every name.
@@ -91,7 +92,9 @@ def unwrap(content: object, path: Path) -> StateDict:
 
     Raises: StorageError if there are no tensors.
     """
-    while isinstance(content, dict):
+    for _ in range(_DEEPEST):
+        if not isinstance(content, dict):
+            break
         inner = next((content[key] for key in _WRAPPERS if _is_mapping(content.get(key))), None)
         if inner is None:
             break

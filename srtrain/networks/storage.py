@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from srtrain.errors import StorageError
 from srtrain.files import read_json, sha256_of, write_atomic, write_json
+from srtrain.networks.untrusted import refuse_bombs, refuse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +160,12 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
             return load_file(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            refuse_bombs(path)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            refuse_claims(content, path)
+            return content
+    except StorageError:
+        raise
     except pickle.UnpicklingError as error:
         # torch's own message recommends weights_only=False: only what it found is passed on.
         found = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -1,0 +1,175 @@
+"""Processes that load batches: they may be killed, and the run goes on as if they had not been."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import shutil
+import signal
+import threading
+import time
+import weakref
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader
+
+from srtrain.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+    from srtrain.batch import Batch
+    from srtrain.data.crops import TrainingCrops
+    from srtrain.data.sampler import EndlessBatches
+
+SHARED_MEMORY = Path("/dev/shm")
+AHEAD = 2  # batches that a process prepares in advance: torch's default
+STARTS = 3  # of the processes for one batch; then it is no accident
+DYING_S = 1.0  # until the system says that a process is dead whose pipe broke
+
+log = logging.getLogger(__name__)
+
+
+class EndlessLoader(DataLoader["Batch"]):
+    """The batches of an `EndlessBatches`, loaded by processes that are replaced when killed.
+
+    Where the system's shared memory is too small for their batches (containers give 64 MB), the
+    training process loads by itself, and says so.
+    """
+
+    def __init__(
+        self,
+        crops: TrainingCrops,
+        batches: EndlessBatches,
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        needed = (AHEAD * num_workers + 2) * batches.batch_size * 3 * crops.hr_patch_size**2
+        num_workers = num_workers if _fits(needed, num_workers) else 0
+        super().__init__(
+            crops,
+            batch_sampler=batches,
+            collate_fn=as_is,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_parent,
+            pin_memory=pin_memory,
+        )
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a class
+        """Never ends."""
+        return _Batches(self) if self.num_workers else super().__iter__()
+
+    def start(self) -> _BaseDataLoaderIter:
+        """New processes, from the sampler's first sample; they end before this process does."""
+        before = signal.getsignal(signal.SIGCHLD)
+        self._iterator = None  # torch's, which it would use again
+        iterator = super().__iter__()
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            # torch's handler would raise in the midst of a step, which could not be taken up again.
+            signal.signal(signal.SIGCHLD, before)
+        # Finalize runs where a forked rank exits, atexit where Python does: before multiprocessing
+        # sends the SIGTERM that they ignore.
+        stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=0)
+        atexit.register(stop)
+        return iterator
+
+
+class _Batches:
+    """An endless iterator; which samples come next is a number, so nothing is lost with a process.
+
+    Raises: DataError naming the samples if processes are killed again and again at one batch.
+    """
+
+    def __init__(self, loader: EndlessLoader) -> None:
+        self._loader = loader
+        self._next = loader.batches.start_sample
+        self._starts = 1
+        self._iterator: Any = loader.start()
+
+    @property
+    def _workers(self) -> list[Any]:
+        return list(self._iterator._workers)
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        while True:
+            try:
+                batch: Batch = next(self._iterator)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self._killed():
+                    raise
+                self._again(error)
+            else:
+                self._next += self._loader.batches.batch_size
+                self._starts = 1
+                return batch
+
+    def _killed(self) -> bool:
+        until = time.monotonic() + DYING_S
+        while not (dead := any(not worker.is_alive() for worker in self._workers)):
+            if time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        return dead
+
+    def _again(self, error: Exception) -> None:
+        if self._starts == STARTS:
+            # Which of the batches under way killed them, they cannot say any more.
+            under_way = AHEAD * len(self._workers) * self._loader.batches.batch_size
+            raise DataError(
+                f"processes that load images were killed {STARTS} times at one place",
+                where=f"samples {self._next} to {self._next + under_way - 1}",
+                fix="out of memory, or of /dev/shm? try data.num_workers=0",
+            ) from error
+        self._starts += 1
+        log.warning("a process that loads images was killed: again from sample %d", self._next)
+        with contextlib.suppress(Exception):
+            self._iterator._shutdown_workers()
+        self._loader.batches.start_sample = self._next
+        self._iterator = self._loader.start()
+
+
+def as_is(batch: Any) -> Any:  # noqa: ANN401
+    """What the data sets make: whole batches."""
+    return batch
+
+
+def _fits(needed: int, num_workers: int) -> bool:
+    """Whether shared memory holds the batches on their way from the processes; says so if not."""
+    if not num_workers or not SHARED_MEMORY.is_dir():
+        return True
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free >= needed:
+        return True
+    log.warning(
+        "%s has %d MB free, %d processes that load images need %d MB: the training process loads "
+        "them itself (containers: --shm-size=1g; or ask for data.num_workers=0)",
+        SHARED_MEMORY,
+        free // 2**20,
+        num_workers,
+        -(-needed // 2**20),
+    )
+    return False
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    # SLURM and terminals signal the whole process group; a worker that obeyed would take the run
+    # down before its checkpoint is saved. Workers end when they are told to or the parent dies.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_workers(iterator: weakref.ref[_BaseDataLoaderIter]) -> None:
+    stop = getattr(iterator(), "_shutdown_workers", None)
+    if stop is not None:
+        stop()
