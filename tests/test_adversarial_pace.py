@@ -66,6 +66,7 @@ def test_the_norm_of_no_gradients_lies_where_the_network_does() -> None:
     module: Any = SimpleNamespace(
         optimizers=lambda: optimizer,
         lr_schedulers=lambda: scheduler,
+        guarded=True,
         trainer=SimpleNamespace(strategy=None),
     )
     loss = torch.zeros((), device="meta")

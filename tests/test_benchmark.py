@@ -66,6 +66,45 @@ def test_benchmark_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(name in said for name in result["arms"])
 
 
+def test_guards_are_compared_with_the_same_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "costs.json"
+    sizes = "--generator edsr_lite --scale 2 --batch 2 --lr-patch 20 --rounds 2 --steps 1"
+    assert main(["benchmark", "--guards", *sizes.split(), "--json", str(file)]) == 0
+    arms = json.loads(file.read_text(encoding="utf-8"))["arms"]
+    guarded = [name for name in arms if name.endswith(" + guards")]
+    assert list(arms) == [n for name in guarded for n in (name.removesuffix(" + guards"), name)]
+    assert guarded == ["supervised + guards", "patchgan_lite + guards"]
+    assert [name for name, arm in arms.items() if arm["beyond_bare"]] == guarded
+    said = capsys.readouterr().out
+    assert all(name in said for name in arms)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_an_arm_has_the_guards_or_not(guarded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from srtrain.cli.guarded import Steps
+    from srtrain.training import stepping
+
+    asked = []
+
+    def refuse(optimizer: torch.optim.Optimizer, norm: Tensor) -> Tensor:
+        asked.append(optimizer)
+        return torch.zeros_like(norm)
+
+    monkeypatch.setattr(stepping, "refuse", refuse)
+    words = "--guards --generator edsr_lite --scale 2 --batch 2 --lr-patch 20"
+    options = benchmark._parser().parse_args(words.split())
+    words_of = ["experiment=mse", "discriminator=patchgan_lite"]
+    steps = Steps(words_of, options, torch.device("cpu"))
+    before = [p.clone() for p in steps.module.parameters()]
+    steps.run(2, guarded=guarded)
+    assert len(asked) == (4 if guarded else 0)  # both networks, twice
+    assert steps.trainer.global_step == 2
+    pairs = zip(before, steps.module.parameters(), strict=True)
+    assert sum(not torch.equal(old, new) for old, new in pairs) > 10
+
+
 def test_the_sharpened_target_is_what_the_loss_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     words = "--generator edsr_lite --scale 2 --batch 2 --lr-patch 8 --degradation real_esrgan"
     arms = benchmark.step_arms(benchmark._parser().parse_args(words.split()), torch.device("cpu"))

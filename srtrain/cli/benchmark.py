@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from srtrain.cli.paired import Clock, Spread, over, take_turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
     from omegaconf import DictConfig
@@ -37,9 +37,16 @@ def main(argv: list[str]) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     clock = Clock(pick_device(options.device))
-    arms = step_arms(options, clock.device)
+    if options.guards:
+        from srtrain.cli.guarded import GUARDS, guard_arms
+
+        arms = guard_arms(options, clock.device)
+        bases = {name: name.removesuffix(GUARDS) for name in arms if name.endswith(GUARDS)}
+    else:
+        arms = step_arms(options, clock.device)
+        bases = {name: BARE for name in arms if name != BARE}
     costs = take_turns(arms, rounds=options.rounds, clock=clock)
-    result = report(options, costs, clock)
+    result = report(options, costs, clock, bases)
     print_table(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -118,12 +125,17 @@ class Step:
             self.optimizer.zero_grad(set_to_none=True)
 
 
-def report(options: argparse.Namespace, costs: Costs, clock: Clock) -> dict[str, Any]:
-    """All that is needed to read the figures later, and to measure them again."""
+def report(
+    options: argparse.Namespace, costs: Costs, clock: Clock, bases: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that is needed to read the figures later, and to measure them again.
+
+    ``bases``: for every arm that is compared, the bare one that it is compared with.
+    """
     import torch
 
     per_step = {name: [cost / options.steps for cost in found] for name, found in costs.items()}
-    beyond = over(costs, BARE)
+    beyond = {name: over(costs, base)[name] for name, base in bases.items()}
     cuda = clock.device.type == "cuda"
     return {
         "what": "training step",
@@ -171,11 +183,19 @@ def print_table(result: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="srtrain benchmark",
-        description="What degradation, and Real-ESRGAN's sharpened target, add to a training step."
+        description="What degradation, and Real-ESRGAN's sharpened target, add to a training step;"
+        " or with --guards, what guarding it against losses and gradients that are not finite does."
         " The arms take turns, so that their ratios hold on a busy machine too; CPU-seconds on a"
         " CPU, seconds on a GPU.",
     )
     parser.add_argument("--generator", metavar="NAME", default="edsr", help="option of generator=")
+    parser.add_argument("--guards", action="store_true", help="measure the guards instead")
+    parser.add_argument(
+        "--discriminator",
+        metavar="NAME",
+        default="patchgan_lite",
+        help="option of discriminator=, for the adversarial arms of --guards",
+    )
     parser.add_argument("--scale", type=_positive, default=4)
     parser.add_argument("--batch", metavar="N", type=_positive, default=16)
     parser.add_argument("--lr-patch", metavar="P", type=_positive, default=48, help="LR pixels")

@@ -44,8 +44,7 @@ class RollBack(DivergedError):  # noqa: N818 - a request; an error only if it ca
 
 def spoil(gradients: Sequence[Tensor], loss: Tensor) -> None:
     """Make a gradient NaN where the ``loss`` is not finite: then its norm is, on all ranks."""
-    if gradients:
-        gradients[0].add_(loss.detach() * 0)
+    gradients[0].add_(loss.detach() * 0)
 
 
 def refuse(optimizer: Any, norm: Tensor) -> Tensor:

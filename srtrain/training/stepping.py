@@ -14,7 +14,6 @@ from srtrain.training.strategy import average_gradients
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from lightning.pytorch import LightningModule
     from torch import Tensor
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -37,7 +36,7 @@ def optimized(
 
 
 def step_network(
-    module: LightningModule,
+    module: SupervisedSR,
     network: nn.Module,
     *,
     number: int,
@@ -54,7 +53,9 @@ def step_network(
     made: Any = module.optimizers(), module.lr_schedulers()
     optimizers, schedulers = (it if isinstance(it, list) else [it] for it in made)
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    spoil(gradients, loss)
+    guarded = bool(gradients) and module.guarded
+    if guarded:
+        spoil(gradients, loss)
     average_gradients(module.trainer.strategy, network)
     limit = clip_norm if clip_norm is not None else float("inf")
     norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
@@ -62,7 +63,7 @@ def step_network(
     norm = norm.detach().to(next(network.parameters()).device, non_blocking=True)
     optimizer = optimizers[number]
     own: Any = getattr(optimizer, "optimizer", optimizer)
-    skipped = refuse(own, norm) if gradients else torch.zeros_like(norm)
+    skipped = refuse(own, norm) if guarded else torch.zeros_like(norm)
     (optimizer if number == 0 else own).step()
     optimizer.zero_grad(set_to_none=True)
     schedulers[number].step()

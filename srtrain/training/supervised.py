@@ -42,6 +42,7 @@ class SupervisedSR(LightningModule):
 
     discriminator_steps = 0
     lr_factor = 1.0  # of every network's learning rate
+    guarded = True  # False: `srtrain benchmark` measures what that costs
 
     def __init__(
         self,
