@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from srtrain.errors import Stopped
+from srtrain.errors import DistributedError, Stopped
 from srtrain.training.ema import EMA
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ class Interrupt(Callback):
     """Between steps it asks whether the run shall stop; then it saves and raises ``Stopped``.
 
     Ranks agree on the step by an asynchronous MAX all-reduce, launched after one step and read
-    after the next, so that nobody waits for it. One process alone leaves a validation between two
-    images; the run that is continued begins with it. Outside training nothing is to be saved: there
-    signals stop the run at once.
+    after the next, so that nobody waits for it; it also tells whether all had the same batch. One
+    process alone leaves a validation between two images; the run that is continued begins with it.
+    Outside training nothing is to be saved: there signals stop the run at once.
+
+    Raises: DistributedError when the ranks are not at the same batch.
     """
 
     def __init__(self, checkpointing: Checkpointing, signals: Signals) -> None:
@@ -42,6 +44,7 @@ class Interrupt(Callback):
         self.signals = signals
         self._group: dist.ProcessGroup | None = None
         self._asked: tuple[dist.Work, torch.Tensor] | None = None
+        self._first = 0  # sample of the global batch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to save."""
@@ -53,6 +56,8 @@ class Interrupt(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and leave if a signal came, to whichever rank."""
+        if self._group is not None:
+            self._first = int(batch["sample"].min()) - trainer.global_rank
         number = self._highest()
         if number:
             self._leave(trainer, number)
@@ -103,8 +108,12 @@ class Interrupt(Callback):
         if self._asked is not None:
             work, flag = self._asked
             work.wait()
-            answer = int(flag)
-        flag = torch.tensor(self.signals.stop_requested())
+            answer, most, least = flag.tolist()
+            if most != -least:
+                raise DistributedError(
+                    f"ranks are at different batches: one begins at sample {-least}, one at {most}"
+                )
+        flag = torch.tensor([self.signals.stop_requested(), self._first, -self._first])
         work = dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         self._asked = (work, flag)
         return answer

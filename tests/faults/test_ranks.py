@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from srtrain.cli import build, train
+from srtrain.data.sampler import EndlessBatches
 from srtrain.errors import DataError
 from srtrain.networks.storage import newest_valid, read_checkpoint
 from srtrain.training import peers
@@ -81,6 +82,18 @@ def _in_step(do: Callable[[], None]) -> Callable[[int], None]:
     return lambda rank: at_step(4, do, SupervisedSR) if rank == 1 else None
 
 
+def _skip_a_batch(rank: int) -> None:
+    original = EndlessBatches.__iter__
+
+    def batches(self: EndlessBatches) -> Iterator[list[int]]:
+        for number, batch in enumerate(original(self)):
+            if number != 4:
+                yield batch
+
+    if rank == 1:
+        EndlessBatches.__iter__ = batches  # type: ignore[method-assign]
+
+
 def _fail() -> None:
     raise DataError("image7.png cannot be read", where="/photos")
 
@@ -105,6 +118,12 @@ FAULTS = {
         "rank 1 did not end step 5 within 4 s",
         _in_step(lambda: time.sleep(3600)),
         ("trainer.timeout_s=4",),
+    ),
+    "skip": Fault(
+        _wait,
+        {0: 6, 1: 6},
+        "ranks are at different batches: one begins at sample 16, one at 20",
+        _skip_a_batch,
     ),
     "data": Fault(_wait, {0: 6, 1: 3}, "image7.png cannot be read · /photos", _in_step(_fail)),
     "bug": Fault(_wait, {0: 6, 1: 1}, "ValueError: nobody thought of this", _in_step(_break)),
