@@ -161,7 +161,7 @@ def _until(condition: Callable[[], bool], folder: Path, seconds: float = 30) -> 
 
 def _end_all(mark: bytes) -> None:
     """End every process whose environment holds the mark: daemons, steps, and what they ran."""
-    for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+    for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
         deadline = time.monotonic() + seconds
         for pid in _marked(mark):
             _kill(pid, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
@@ -132,18 +133,10 @@ def _submit(slurm: Slurm, checkout: Path, *asked: str, options: tuple[str, ...] 
     return _Job(slurm, number, log=checkout / f"slurm-{number}.out")
 
 
-STUB = """#!/bin/sh
-echo "start $*"
-[ "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" != 2 ] || exit 75
-"""
-
-
 def test_a_task_of_an_array_is_requeued_alone(slurm: Slurm, tmp_path: Path) -> None:
     """The second and last has the number of the whole array, which names all tasks."""
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(STUB)
-    python.chmod(0o755)
+    saves = '[ "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" != 2 ] || exit 75'
+    _stub(tmp_path, f'echo "start $*"; {saves}')
     (tmp_path / "runs").write_text("scale=2\nscale=4 optimizer.lr=1e-3\n")
     tasks = ("--parsable", "--array=1-2", "--cpus-per-task=1")
     number = slurm.run("sbatch", *tasks, str(SCRIPT), "seed=%a", "@runs", cwd=tmp_path).strip()
@@ -157,6 +150,68 @@ def test_a_task_of_an_array_is_requeued_alone(slurm: Slurm, tmp_path: Path) -> N
     assert starts[0] == ["start -m srtrain seed=1 scale=2"]
     assert starts[1] == ["start -m srtrain seed=2 scale=4 optimizer.lr=1e-3"] * 2
     assert [job.shown()["Restarts"] for job in (first, last)] == ["0", "1"]
+
+
+def test_jobs_of_a_sweep_are_requeued_by_themselves(
+    slurm: Slurm, images: Path, tmp_path: Path
+) -> None:
+    """The second has the number of the whole array, as above."""
+    asked = words(images, tmp_path / "run", "trainer.max_steps=40", *PACE)
+    submit = ("seed=1,2", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
+    command = [sys.executable, "-m", "srtrain", "--multirun", *asked, *submit]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**slurm.environ, **ENVIRON},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as waiting:
+        folders = [RunFolder(tmp_path / f"run_{number}") for number in (0, 1)]
+        deadline = time.monotonic() + 240
+        while not folders[1].read_metrics():
+            assert time.monotonic() < deadline
+            assert waiting.poll() is None
+            time.sleep(0.2)
+        (log,) = (tmp_path / "outputs/submitit").glob("*/.submitit/*_1/*.err")
+        job = _Job(slurm, log.parent.name, log=log)
+        slurm.run("scancel", "--signal=USR1", job.number, cwd=tmp_path)
+        stopped = job.stopped("SIGUSR1")
+        job.wait(lambda: job.shown()["Restarts"] == "1")
+        job.wait(lambda: job.shown()["JobState"] == "COMPLETED")
+        told, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 0, told
+    assert re.findall(r" (\d+) +seed=(\d) +[\d.]+ +(\w+) ", told) == [
+        ("0", "1", "done"),
+        ("1", "2", "done"),
+    ]
+    assert 0 < stopped < 40
+    output = log.with_name(log.name.replace("log.err", "log.out"))
+    assert f"resumed from step {stopped} " in output.read_text()
+    for folder in folders:
+        steps = [step for step, name, _ in folder.read_metrics() if name == "train/loss"]
+        assert steps == list(range(1, 41))
+
+
+def test_the_job_of_a_dead_node_is_requeued(slurm: Slurm, tmp_path: Path) -> None:
+    _stub(tmp_path, "echo start; sleep 100")
+    options = ("--nodelist=n2", "--cpus-per-task=1")
+    number = slurm.run("sbatch", "--parsable", *options, str(SCRIPT), cwd=tmp_path).strip()
+    job = _Job(slurm, number, log=tmp_path / f"slurm-{number}.out")
+    job.wait(lambda: job.log.exists() and "start" in job.log.read_text())
+    down = ("State=DOWN", "Reason=test")  # it comes back by itself
+    slurm.run("scontrol", "update", "NodeName=n2", *down, cwd=tmp_path)
+    job.wait(lambda: job.shown()["Restarts"] == "1")
+    assert job.shown()["JobState"] == "PENDING"
+    slurm.run("scancel", number, cwd=tmp_path)
+
+
+def _stub(checkout: Path, shell: str) -> None:
+    """A Python that only does this."""
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{shell}\n")
+    python.chmod(0o755)
 
 
 class _Job:
