@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import random
-import struct
-import subprocess
-import sys
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,39 +14,15 @@ from srtrain.images import (
     Picture,
     from_tensor,
     image_size,
-    list_images,
     read_picture,
     read_rgb8,
     to_tensor,
     to_uint8,
     write_picture,
 )
+from tests.image_files import levels_of, png
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def _levels(*shape: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
-    top = np.iinfo(dtype).max
-    return np.random.default_rng(seed).integers(0, top, shape, dtype=dtype, endpoint=True)
-
-
-def _png(width: int, height: int, depth: int, colour: int, levels: bytes) -> bytes:
-    """A PNG made by hand (PNG specification, filter 0), independent of the code under test."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    step = len(levels) // height
-    rows = b"".join(b"\0" + levels[i * step : (i + 1) * step] for i in range(height))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 # Modes ---------------------------------------------------------------------------------------
@@ -72,8 +40,8 @@ def _png(width: int, height: int, depth: int, colour: int, levels: bytes) -> byt
 def test_written_pictures_come_back(
     tmp_path: Path, suffix: str, channels: int, transparent: bool, dtype: type
 ) -> None:
-    alpha = _levels(6, 9, dtype=dtype, seed=1) if transparent else None
-    picture = Picture(_levels(6, 9, channels, dtype=dtype), alpha, icc=SRGB)
+    alpha = levels_of(6, 9, dtype=dtype, seed=1) if transparent else None
+    picture = Picture(levels_of(6, 9, channels, dtype=dtype), alpha, icc=SRGB)
     path = tmp_path / f"x{suffix}"
     write_picture(path, picture)
     back = read_picture(path)
@@ -92,9 +60,9 @@ def test_written_pictures_come_back(
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
 def test_16_bit_png_made_by_hand(tmp_path: Path, colour: int, channels: int) -> None:
-    levels = _levels(5, 7, channels, dtype=np.uint16)
+    levels = levels_of(5, 7, channels, dtype=np.uint16)
     path = tmp_path / "deep.png"
-    path.write_bytes(_png(7, 5, 16, colour, levels.astype(">u2").tobytes()))
+    path.write_bytes(png(7, 5, 16, colour, levels.astype(">u2").tobytes()))
     picture = read_picture(path)
     colours = 1 if channels < 3 else 3
     np.testing.assert_array_equal(picture.pixels, levels[..., :colours])
@@ -115,7 +83,7 @@ def test_16_bit_png_made_by_hand(tmp_path: Path, colour: int, channels: int) -> 
     ],
 )
 def test_modes(tmp_path: Path, mode: str, channels: int, transparent: bool) -> None:
-    image = Image.fromarray(_levels(8, 10, 4 if transparent else 3)).convert(mode)
+    image = Image.fromarray(levels_of(8, 10, 4 if transparent else 3)).convert(mode)
     image.save(tmp_path / "x.png")
     picture = read_picture(tmp_path / "x.png")
     assert picture.mode == mode
@@ -176,7 +144,7 @@ def test_exif_orientation(tmp_path: Path, suffix: str, turn: int) -> None:
 
 def test_exif_orientation_of_a_16_bit_tiff(tmp_path: Path) -> None:
     tifffile = pytest.importorskip("tifffile")
-    stored = _levels(4, 6, 3, dtype=np.uint16)
+    stored = levels_of(4, 6, 3, dtype=np.uint16)
     tag = (0x0112, "H", 1, 6, True)
     tifffile.imwrite(tmp_path / "x.tif", stored, photometric="rgb", extratags=[tag])
     np.testing.assert_array_equal(read_picture(tmp_path / "x.tif").pixels, np.rot90(stored, -1))
@@ -197,141 +165,7 @@ def test_hidden_colour_is_not_learnt() -> None:
     assert picture.rgb8()[0, :, 0].tolist() == [255, 224, 100]
 
 
-# Bad files -----------------------------------------------------------------------------------
-
-
-def _half(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
-def _encoded(kind: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(_levels(64, 64, 3)).save(stream, kind)
-    return stream.getvalue()
-
-
-def _wrong_crc() -> bytes:
-    data = bytearray(_encoded("PNG"))
-    data[len(data) // 2] ^= 0xFF
-    return bytes(data)
-
-
-def _text_bomb() -> bytes:
-    text = b"zTXt" + b"k\0\0" + zlib.compress(bytes(64 * 2**20))
-    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
-    data = _png(1, 1, 8, 0, b"\0")
-    return data[:33] + chunk + data[33:]
-
-
-BAD: list[tuple[str, Callable[[], bytes], str]] = [
-    ("half.png", lambda: _half(_encoded("PNG")), "damaged"),
-    ("half.jpg", lambda: _half(_encoded("JPEG")), "damaged.*truncated"),
-    ("half.webp", lambda: _half(_encoded("WEBP")), "damaged|not a readable image"),
-    ("half.tif", lambda: _half(_encoded("TIFF")), "damaged|not a readable image"),
-    ("crc.png", _wrong_crc, "damaged"),
-    ("zero.png", lambda: b"", r"empty file \(0 bytes\)"),
-    (
-        "text.png",
-        lambda: b"hello, world\n" * 9,
-        "not a readable image: the file starts with b'hello",
-    ),
-    ("page.png", lambda: b"<!DOCTYPE html><html>", "not a readable image.*html"),
-    ("lfs.png", lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-    ("bomb50k.png", lambda: _png(50_000, 50_000, 8, 2, b"\0" * 50_000), "too large"),
-    (
-        "bomb13k.png",
-        lambda: _png(13_000, 13_000, 8, 2, b"\0" * 13_000),
-        "too large.*169000000|too large: 13000x13000",
-    ),
-    ("ztxt.png", _text_bomb, "damaged.*too large"),
-]
-
-
-@pytest.mark.parametrize(("name", "make", "message"), BAD, ids=[case[0] for case in BAD])
-@pytest.mark.parametrize("read", [read_picture, read_rgb8])
-def test_bad_files_are_refused_by_name(
-    tmp_path: Path,
-    name: str,
-    make: Callable[[], bytes],
-    message: str,
-    read: Callable[[Path], object],
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(make())
-    with pytest.raises(DataError, match=message) as caught:
-        read(path)
-    assert str(path) in str(caught.value)
-
-
-def test_missing_folder_and_newline_are_named_on_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such image"):
-        read_picture(tmp_path / "absent.png")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_rgb8(tmp_path)
-    with pytest.raises(DataError) as caught:
-        image_size(tmp_path / "a\nb ü.png")
-    assert "a\\nb ü.png" in str(caught.value)
-
-
-def test_the_size_limit_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.fromarray(_levels(20, 20, 3)).save(tmp_path / "x.png")
-    monkeypatch.setenv("SRTRAIN_MAX_PIXELS", "399")
-    for read in (read_picture, read_rgb8, image_size):
-        with pytest.raises(DataError, match="20x20 pixels, the limit is 399"):
-            read(tmp_path / "x.png")
-    monkeypatch.setenv("SRTRAIN_MAX_PIXELS", "400")
-    assert read_rgb8(tmp_path / "x.png").shape == (20, 20, 3)
-
-
-def test_header_bombs_cost_no_memory(tmp_path: Path) -> None:
-    (tmp_path / "bomb.png").write_bytes(_png(13_000, 13_000, 8, 2, b"\0" * 13_000))
-    script = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from srtrain.errors import DataError\n"
-        "from srtrain.images import read_picture, read_rgb8\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "for read in (read_picture, read_rgb8):\n"
-        "    try:\n        read(Path(sys.argv[1]))\n        sys.exit('accepted')\n"
-        "    except DataError:\n        pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "bomb.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 100 * 1024  # KiB
-
-
-def test_thousand_damaged_pngs_never_crash_the_process(tmp_path: Path) -> None:
-    source = random.Random(0)
-    whole, path = _encoded("PNG"), tmp_path / "x.png"
-    refused = 0
-    for _ in range(1000):
-        data = bytearray(whole)
-        for _ in range(source.randint(1, 4)):
-            data[source.randrange(len(data))] = source.randrange(256)
-        path.write_bytes(data if source.random() < 0.7 else data[: source.randrange(len(data))])
-        try:
-            assert read_rgb8(path).shape[2] == 3
-        except DataError:
-            refused += 1
-    assert refused > 900
-
-
-# Listing, tensors, writing -------------------------------------------------------------------
-
-
-def test_listing_skips_loops_links_to_nothing_pipes_and_hidden(tmp_path: Path) -> None:
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    names = ["z.PNG", "b/a.jpg", "b/c/ü ñ\n.png", "b/.hidden.png", "note.txt", "x" * 251 + ".png"]
-    for name in names:
-        (tmp_path / name).touch()
-    (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    (tmp_path / "a_link").symlink_to(tmp_path / "b")
-    (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
-    (tmp_path / "dangling.png").symlink_to(tmp_path / "nothing.png")
-    os.mkfifo(tmp_path / "pipe.png")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == sorted(["z.PNG", "b/a.jpg", "b/c/ü ñ\n.png", "x" * 251 + ".png"])
+# Tensors, writing -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -354,7 +188,7 @@ def test_rounding_is_half_up_after_clamping() -> None:
 @pytest.mark.parametrize("suffix", [".xyz", ".gif", ""])
 def test_unwritable_suffixes_are_refused(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=r"use one of .*\.png"):
-        write_picture(tmp_path / f"x{suffix}", Picture(_levels(2, 2, 3)))
+        write_picture(tmp_path / f"x{suffix}", Picture(levels_of(2, 2, 3)))
 
 
 def test_a_side_too_long_for_the_format_is_named_and_leaves_no_file(tmp_path: Path) -> None:

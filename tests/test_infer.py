@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,52 +12,22 @@ from PIL import Image, ImageCms
 from srtrain.cli.infer import main
 from srtrain.errors import ConfigError, DataError, StorageError
 from srtrain.images import Picture, read_picture, write_picture
-from srtrain.inference.run import Job, plan, run
+from srtrain.inference.run import Job, plan
 from srtrain.inference.transparency import fill_hidden
 from srtrain.inference.upscaler import Upscaler, load_model, pick_device
-from srtrain.networks.edsr import EDSRLite
-from srtrain.networks.generator import Generator
-from srtrain.networks.spec import Spec
-from srtrain.networks.storage import write_checkpoint
+from tests.upscaling import smooth, tiny_generator, touch, write_tiny
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-KWARGS = {"scale": 2, "num_features": 4, "num_blocks": 1}
-
-
-def _generator() -> Generator:
-    torch.manual_seed(0)
-    spec = Spec(_target_="srtrain.networks.edsr.EDSRLite", kwargs=KWARGS)
-    net = EDSRLite(**KWARGS)
-    # Its tail starts at zero, which would make it bicubic: indifferent to tiles, flips and turns.
-    torch.nn.init.normal_(net.tail.weight, std=0.05)
-    return Generator(net, scale=2, spec=spec).eval()
 
 
 @pytest.fixture(scope="module")
 def upscaler() -> Upscaler:
-    return Upscaler(_generator())
+    return Upscaler(tiny_generator())
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = _generator()
-    path = tmp_path_factory.mktemp("ckpt") / "step-000001.ckpt"
-    content = {
-        "step": 1,
-        "generator": dict(generator.spec),
-        "scale": 2,
-        "state_dict": generator.net.state_dict(),
-        "train_state": {},
-    }
-    write_checkpoint(path, content)
-    return path
-
-
-def _smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
-    rows, columns = np.mgrid[:height, :width]
-    phases = np.arange(channels)
-    wave = np.sin(rows[..., None] / 5 + phases) * np.cos(columns[..., None] / 7)
-    return (127.5 + 100 * wave).astype(np.uint8)
+    return write_tiny(tmp_path_factory.mktemp("ckpt"))
 
 
 # The upscaler --------------------------------------------------------------------------------
@@ -66,7 +35,7 @@ def _smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK"])
 def test_pil_in_pil_out(upscaler: Upscaler, mode: str) -> None:
-    image = Image.fromarray(_smooth(10, 14)).convert(mode)
+    image = Image.fromarray(smooth(10, 14)).convert(mode)
     image.info["icc_profile"] = SRGB
     larger = upscaler.upscale(image)
     assert larger.size == (28, 20)
@@ -101,7 +70,7 @@ def test_tensor_in_same_tensor_out(
 
 
 def test_all_kinds_agree(upscaler: Upscaler) -> None:
-    levels = _smooth(12, 16)
+    levels = smooth(12, 16)
     want = upscaler.upscale(levels)
     tensor = torch.from_numpy(levels).permute(2, 0, 1)
     np.testing.assert_array_equal(np.array(upscaler.upscale(Image.fromarray(levels))), want)
@@ -132,8 +101,8 @@ def test_load_model(checkpoint: Path) -> None:
 
     model = srtrain.load_model(checkpoint, device="cpu")
     assert model.scale == 2
-    levels = _smooth(8, 8)
-    np.testing.assert_array_equal(model.upscale(levels), Upscaler(_generator()).upscale(levels))
+    levels = smooth(8, 8)
+    np.testing.assert_array_equal(model.upscale(levels), Upscaler(tiny_generator()).upscale(levels))
     with pytest.raises(StorageError):
         load_model(checkpoint.parent / "absent.ckpt")
 
@@ -149,43 +118,22 @@ def test_devices_that_are_not_here_are_named() -> None:
 
 
 def test_self_ensemble_commutes_with_flips_and_turns() -> None:
-    upscaler = Upscaler(_generator(), self_ensemble=True)
+    upscaler = Upscaler(tiny_generator(), self_ensemble=True)
     lr = torch.rand(1, 3, 8, 8)
     sr = upscaler.upscale_tensor(lr)
     torch.testing.assert_close(upscaler.upscale_tensor(lr.rot90(1, (2, 3))), sr.rot90(1, (2, 3)))
     torch.testing.assert_close(upscaler.upscale_tensor(lr.flip(3)), sr.flip(3))
-    assert not torch.allclose(sr, Upscaler(_generator()).upscale_tensor(lr), atol=1e-6)
+    assert not torch.allclose(sr, Upscaler(tiny_generator()).upscale_tensor(lr), atol=1e-6)
 
 
 def test_tiled_pictures_equal_whole_ones() -> None:
-    picture = Picture(_smooth(61, 47), alpha=_smooth(61, 47, 1)[..., 0])
-    whole, tiled = (Upscaler(_generator(), tile=tile).upscale_picture(picture) for tile in (0, 16))
+    picture = Picture(smooth(61, 47), alpha=smooth(61, 47, 1)[..., 0])
+    whole, tiled = (
+        Upscaler(tiny_generator(), tile=tile).upscale_picture(picture) for tile in (0, 16)
+    )
     for left, right in ((whole.pixels, tiled.pixels), (whole.alpha, tiled.alpha)):
         assert np.abs(left.astype(int) - right).max() <= 1  # a tie may round either way
         assert (left != right).mean() < 1e-3
-
-
-def test_out_of_memory_halves_the_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = _generator()
-    whole = Upscaler(generator, tile=0).upscale_tensor(lr := torch.rand(1, 3, 100, 90))
-    forward = generator.net.forward
-
-    def small_memory(image: torch.Tensor) -> torch.Tensor:
-        if image.shape[-1] * image.shape[-2] > 32 * 192:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(image)
-
-    monkeypatch.setattr(generator.net, "forward", small_memory)
-    upscaler = Upscaler(generator, tile=0)
-    torch.testing.assert_close(upscaler.upscale_tensor(lr), whole, rtol=0, atol=1e-5)
-    assert upscaler.tile == 50
-    monkeypatch.setattr(generator.net, "forward", _no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
-        upscaler.upscale_tensor(lr)
-
-
-def _no_memory(_: torch.Tensor) -> torch.Tensor:
-    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 # Alpha ---------------------------------------------------------------------------------------
@@ -220,7 +168,7 @@ def test_filling_keeps_visible_colours_and_constants(size: tuple[int, int]) -> N
 
 
 def test_constant_alpha_stays_exactly_constant(upscaler: Upscaler) -> None:
-    larger = upscaler.upscale_picture(Picture(_smooth(6, 8), np.full((6, 8), 255, np.uint8)))
+    larger = upscaler.upscale_picture(Picture(smooth(6, 8), np.full((6, 8), 255, np.uint8)))
     assert larger.alpha is not None
     assert larger.alpha.shape == (12, 16)
     assert (larger.alpha == 255).all()
@@ -229,14 +177,8 @@ def test_constant_alpha_stays_exactly_constant(upscaler: Upscaler) -> None:
 # What goes where -----------------------------------------------------------------------------
 
 
-def _touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4)).save(root / name)
-
-
 def test_plan_mirrors_folders_and_globs(tmp_path: Path) -> None:
-    _touch(tmp_path, "in/a/x.png", "in/b/x.png", "in/ü ñ.jpg", "in/move.gif", "one.png")
+    touch(tmp_path, "in/a/x.png", "in/b/x.png", "in/ü ñ.jpg", "in/move.gif", "one.png")
     out = tmp_path / "out"
 
     def names(*inputs: str, output: Path = out) -> set[str]:
@@ -274,29 +216,16 @@ def test_plans_that_are_refused(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _touch(tmp_path, "a/x.png", "b/x.png", "b/y.png", "done/x.png")
+    touch(tmp_path, "a/x.png", "b/x.png", "b/y.png", "done/x.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):
         plan(inputs, Path(output))
 
 
 def test_an_output_folder_inside_the_input_is_no_input(tmp_path: Path) -> None:
-    _touch(tmp_path, "x.png", "out/x.png")
+    touch(tmp_path, "x.png", "out/x.png")
     jobs = plan([str(tmp_path)], tmp_path / "out", existing="replace")
     assert jobs == [Job(tmp_path / "x.png", tmp_path / "out" / "x.png")]
-
-
-def test_a_full_disk_stops_the_run(
-    tmp_path: Path, upscaler: Upscaler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _touch(tmp_path, "x.png")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("srtrain.inference.run.write_picture", full)
-    with pytest.raises(StorageError, match="No space left"):
-        list(run(upscaler, [Job(tmp_path / "x.png", tmp_path / "y.png")]))
 
 
 # The command ---------------------------------------------------------------------------------
@@ -304,7 +233,7 @@ def test_a_full_disk_stops_the_run(
 
 def _every_kind(root: Path) -> dict[str, tuple[str, tuple[int, int]]]:
     """Writes good files of every kind; name -> (mode, size) of what must come out at x2."""
-    colour, gray = _smooth(10, 14), _smooth(10, 14, 1)
+    colour, gray = smooth(10, 14), smooth(10, 14, 1)
     (root / "deep er").mkdir(parents=True)
     Image.fromarray(colour).save(root / "rgb.png", icc_profile=SRGB)
     Image.fromarray(gray[..., 0]).save(root / "gray.png")
@@ -362,44 +291,3 @@ def test_every_kind_of_file_and_three_bad_ones(
     assert read_picture(out / "rgb16.tif").icc == SRGB
     eight, sixteen = (read_picture(out / n).pixels.astype(float) for n in ("rgb.png", "rgb16.png"))
     assert np.abs(sixteen / 257 - eight).max() <= 0.51
-
-
-def test_existing_outputs_are_listed_before_anything_starts(
-    tmp_path: Path, checkpoint: Path
-) -> None:
-    _touch(tmp_path, "in/a.png", "in/b.png", "out/b.png")
-    before = (tmp_path / "out" / "b.png").read_bytes()
-    command = [str(checkpoint), str(tmp_path / "in"), "-o", str(tmp_path / "out")]
-    with pytest.raises(ConfigError, match=r"1 of 2 outputs exist.*b\.png") as caught:
-        main(command)
-    assert caught.value.exit_code == 2
-    assert not (tmp_path / "out" / "a.png").exists()
-    assert (tmp_path / "out" / "b.png").read_bytes() == before
-    assert main([*command, "--overwrite", "--tile", "3", "--self-ensemble"]) == 0
-    assert read_picture(tmp_path / "out" / "b.png").size == (8, 8)
-
-
-def test_an_unwritable_target_is_named_and_the_rest_produced(
-    tmp_path: Path, upscaler: Upscaler
-) -> None:
-    _touch(tmp_path, "x.png", "y.png")
-    (tmp_path / "file").touch()
-    jobs = [
-        Job(tmp_path / "x.png", tmp_path / "file" / "x.png"),
-        Job(tmp_path / "y.png", tmp_path / "out" / "y.png"),
-    ]
-    outcomes = list(run(upscaler, jobs))
-    assert outcomes[0].failure is not None
-    assert "x.png" in outcomes[0].failure
-    assert outcomes[1].failure is None
-
-
-@pytest.mark.slow
-def test_as_a_process(tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..., object]) -> None:
-    _touch(tmp_path, "in/a.png")
-    done = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out", cwd=tmp_path)
-    assert done.rc == 0, done.stderr  # type: ignore[attr-defined]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
-    again = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out")
-    assert again.rc == 2  # type: ignore[attr-defined]
-    assert again.stderr.startswith("srtrain: error: 1 of 1 outputs exist")  # type: ignore[attr-defined]

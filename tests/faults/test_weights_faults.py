@@ -24,7 +24,7 @@ from srtrain.networks.storage import load_tensors, write_checkpoint
 from tests.training import draw_sets, train, words
 
 MEGABYTE = 2**20
-LARGE = 400 * MEGABYTE  # what each of the files would take
+LARGE = 200 * MEGABYTE  # what each of the files would take
 
 
 class Called:
@@ -41,7 +41,8 @@ def _deflated(path: Path) -> None:
     """A checkpoint whose zeros are compressed a thousandfold."""
     whole = path.with_suffix(".whole")
     torch.save({"w": torch.zeros(LARGE, dtype=torch.uint8)}, whole)
-    with zipfile.ZipFile(whole) as plain, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small:
+    deflated = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with zipfile.ZipFile(whole) as plain, deflated as small:
         for entry in plain.infolist():
             small.writestr(entry.filename, plain.read(entry))
     whole.unlink()
@@ -73,15 +74,15 @@ def _entry(**changes: object) -> bytes:
 
 BOMBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "compressed": (_deflated, "unpacks to"),
-    "bytearray": (_saved(lambda: Called(bytearray, LARGE)), r"asks for builtins\.bytearray"),
+    "bytearray": (_saved(lambda: Called(bytearray, LARGE)), r"asks for \w+\.bytearray"),
     "bytearray in an old file": (
         _saved(lambda: Called(bytearray, LARGE), zipped=False),
-        r"asks for builtins\.bytearray",
+        r"asks for \w+\.bytearray",
     ),
     "doubled": (_saved(_doubled), r"asks for _codecs\.encode"),
     "one number as many": (_saved(lambda: torch.zeros(1).expand(2**40)), "a tensor claims"),
     "many of none": (
-        _saved(lambda: torch.sparse_coo_tensor(torch.empty(1, 0), torch.empty(0), (2**40,))),
+        _saved(lambda: torch.sparse_coo_tensor(size=(2**40,), check_invariants=True)),
         "a tensor claims",
     ),
     "header beyond the file": (_safetensors(b"{}", length=2**62), "damaged"),
