@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -125,10 +124,10 @@ def _train_through(run: Run) -> float | None:
             return _train(run)
         except RollBack as error:
             broke = error.with_traceback(None)  # frames would keep networks and moments alive
-        run = _rolled_back(run, broke)
+        _roll_back(run, broke)
 
 
-def _rolled_back(run: Run, broke: RollBack) -> Run:
+def _roll_back(run: Run, broke: RollBack) -> None:
     divergence = Divergence(run.folder.path)
     spent = len(divergence.entries)
     if divergence.spent or not broke.step:
@@ -138,12 +137,9 @@ def _rolled_back(run: Run, broke: RollBack) -> Run:
     if rank() == 0:
         to = divergence.roll_back(step=broke.step, limit=broke.limit, term=broke.term)["to"]
         slower = f"learning rates × {divergence.lr_factor:g}"
-        run.console.print(f"diverged: {broke.what} · back to step {to}, {slower}", markup=False)
+        run.say(f"diverged: {broke.what} · back to step {to}, {slower}")
     barrier()
     gc.collect()
-    config = deepcopy(run.config)
-    config.resume = "auto" if config.resume == "never" else config.resume  # what it holds is ours
-    return replace(run, config=config)
 
 
 def _train(run: Run) -> float | None:

@@ -14,15 +14,15 @@ from srtrain.files import read_json
 from srtrain.networks.storage import read_checkpoint
 from srtrain.training import adversarial, supervised
 from srtrain.training.adversarial import AdversarialSR
+from srtrain.training.run_folder import RunFolder
 from srtrain.training.supervised import SupervisedSR
-from tests.training import cut_back, draw_sets, train
+from tests.forks import forked_ranks
+from tests.training import cut_back, draw_sets, train, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
-
-    from srtrain.training.run_folder import RunFolder
 
     When = Callable[[SupervisedSR], bool]  # asked before the generator's step
     Break = Callable[[pytest.MonkeyPatch, When], None]
@@ -290,15 +290,17 @@ def test_a_kill_leaves_no_trace(
             path.replace(path.with_suffix(".ckpt"))
     break_term(monkeypatch, until_slower)
     train(images, folder.path, *ROLLING)
-    said = "diverged: `pixel` is not finite, from step 8 to 20 · back to step 6"
-    assert (said in capsys.readouterr().out.replace("\n", " ")) == (step == 18)
+    said = (
+        "diverged: `pixel` is not finite, from step 8 to 20 · back to step 6, learning rates × 0.5"
+    )
+    assert (said in capsys.readouterr().out) == (step == 18)
     assert equal(state(folder, 24), state(rolled_back, 24))
     for name in ("metrics.csv", "divergence.json"):
         assert (folder.path / name).read_bytes() == (rolled_back.path / name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("how", "words", "to", "term"),
+    ("how", "extra", "to", "term"),
     [
         (break_term, (), [6, 3], "pixel"),
         pytest.param(
@@ -313,7 +315,7 @@ def test_a_kill_leaves_no_trace(
 )
 def test_for_ever_is_given_up_after_two_rollbacks(
     how: Break,
-    words: tuple[str, ...],
+    extra: tuple[str, ...],
     to: list[int],
     term: str,
     images: Path,
@@ -323,7 +325,7 @@ def test_for_ever_is_given_up_after_two_rollbacks(
 ) -> None:
     """The second goes further back: what the first went back to led to the same."""
     how(monkeypatch, lambda module: module.global_step >= BROKEN - 1)
-    folder = train(images, tmp_path, *ROLLING, *words, "resume=never", code=5)
+    folder = train(images, tmp_path, *ROLLING, *extra, "resume=never", code=5)
     message = capsys.readouterr().err
     assert f"`{term}` is not finite, from step 8 to 20, after 2 rollbacks" in message
     assert f"resume={folder.path} optimizer.lr=0.001" in message
@@ -334,7 +336,7 @@ def test_for_ever_is_given_up_after_two_rollbacks(
     assert len(files) == (6 if to[0] else 0)
     assert all(equal(it, it) for it in (state(folder, int(path.stem[5:])) for path in files))
     if files:  # its rollbacks are spent, whoever continues it
-        train(images, folder.path, *ROLLING, *words, code=5)
+        train(images, folder.path, *ROLLING, *extra, code=5)
         assert read_json(folder.path / "divergence.json") == entries
 
 
@@ -354,6 +356,29 @@ def test_a_discriminator_for_ever(
     assert [e["term"] for e in read_json(folder.path / "divergence.json")] == ["d_grad_norm"] * 2
     rates = [made["param_groups"][0]["lr"] for made in state(folder, 6)["optimizer_states"]]
     assert rates == [2e-3 / 4, 1e-4 / 4]
+
+
+@pytest.mark.slow
+def test_what_breaks_on_one_rank_rolls_both_back(images: Path, tmp_path: Path) -> None:
+    """Rank 1 alone has losses that are not finite: once, and from step 8 on."""
+
+    def prepare() -> None:
+        def on_rank_1(module: SupervisedSR) -> bool:
+            early = module.lr_factor == 1.0 and module.global_step == 1
+            return module.global_rank == 1 and (early or until_slower(module))
+
+        break_term(pytest.MonkeyPatch(), on_rank_1)
+
+    two = ("trainer=ddp", "trainer.devices=2")
+    log, run_dir = tmp_path / "log", tmp_path / "run"
+    asked = words(images, run_dir, *ROLLING, *two)
+    assert forked_ranks(asked, log, ranks=2, prepare=prepare) == [0, 0], log.read_text()
+    said = log.read_text()
+    assert said.count("step 2 skipped: `pixel` is not finite · samples 4-7") == 1
+    assert said.count("diverged: `pixel` is not finite, from step 8 to 20 · back to step 6") == 1
+    (entry,) = read_json(run_dir / "divergence.json")
+    assert (entry["step"], entry["to"], entry["term"]) == (20, 6, "pixel")
+    assert equal(state(RunFolder(run_dir), 24), state(RunFolder(run_dir), 24))
 
 
 def test_what_is_not_finite_is_neither_saved_nor_best(
@@ -378,8 +403,8 @@ def test_what_is_not_finite_is_neither_saved_nor_best(
 
     monkeypatch.setattr(SupervisedSR, "step_generator", step_generator)
     monkeypatch.setattr(SupervisedSR, "validation_step", validation_step)
-    words = (*ROLLING, "trainer.max_steps=12", "trainer.val_every_n_steps=5")
-    folder = train(images, tmp_path, *words)
+    extra = ("trainer.max_steps=12", "trainer.val_every_n_steps=5")
+    folder = train(images, tmp_path, *ROLLING, *extra)
     entries = read_json(folder.path / "divergence.json")
     assert [(entry["step"], entry["to"], entry["term"]) for entry in entries] == [
         (6, 5, "weights"),
