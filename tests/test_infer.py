@@ -13,7 +13,6 @@ from srtrain.cli.infer import main
 from srtrain.errors import ConfigError, DataError, StorageError
 from srtrain.images import Picture, read_picture, write_picture
 from srtrain.inference.run import Job, plan
-from srtrain.inference.transparency import fill_hidden
 from srtrain.inference.upscaler import Upscaler, load_model, pick_device
 from tests.upscaling import smooth, tiny_generator, touch, write_tiny
 
@@ -136,44 +135,6 @@ def test_tiled_pictures_equal_whole_ones() -> None:
         assert (left != right).mean() < 1e-3
 
 
-# Alpha ---------------------------------------------------------------------------------------
-
-
-def test_hidden_colours_do_not_bleed(upscaler: Upscaler) -> None:
-    # A gray disc on transparent pixels that are pure green below.
-    rows, columns = np.mgrid[:32, :32]
-    disc = (rows - 16) ** 2 + (columns - 16) ** 2 < 100
-    pixels = np.where(disc[..., None], 128, [0, 255, 0]).astype(np.uint8)
-    alpha = np.where(disc, 255, 0).astype(np.uint8)
-    larger = upscaler.upscale_picture(Picture(pixels, alpha))
-    assert larger.alpha is not None
-    seen = larger.pixels[larger.alpha > 0].astype(int)
-    green = upscaler.upscale_picture(Picture(pixels)).pixels[larger.alpha > 0].astype(int)
-    clean = upscaler.upscale_picture(Picture(np.full_like(pixels, 128))).pixels
-    assert np.abs(seen - clean[larger.alpha > 0]).max() <= 1
-    assert np.abs(green - 128).max() > 60  # what it would have been
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5, 8), (32, 31)])
-def test_filling_keeps_visible_colours_and_constants(size: tuple[int, int]) -> None:
-    source = torch.Generator().manual_seed(0)
-    alpha = (torch.rand(1, 1, *size, generator=source) > 0.7).float()
-    alpha[..., 0, 0] = 1
-    colour = torch.rand(1, 3, *size, generator=source)
-    filled = fill_hidden(colour, alpha)
-    seen = (alpha > 0).expand_as(colour)
-    torch.testing.assert_close(filled[seen], colour[seen], rtol=0, atol=0)
-    constant = torch.where(seen, torch.full_like(colour, 0.3), colour)
-    torch.testing.assert_close(fill_hidden(constant, alpha), torch.full_like(colour, 0.3))
-
-
-def test_constant_alpha_stays_exactly_constant(upscaler: Upscaler) -> None:
-    larger = upscaler.upscale_picture(Picture(smooth(6, 8), np.full((6, 8), 255, np.uint8)))
-    assert larger.alpha is not None
-    assert larger.alpha.shape == (12, 16)
-    assert (larger.alpha == 255).all()
-
-
 # What goes where -----------------------------------------------------------------------------
 
 
@@ -291,3 +252,14 @@ def test_every_kind_of_file_and_three_bad_ones(
     assert read_picture(out / "rgb16.tif").icc == SRGB
     eight, sixteen = (read_picture(out / n).pixels.astype(float) for n in ("rgb.png", "rgb16.png"))
     assert np.abs(sixteen / 257 - eight).max() <= 0.51
+
+
+@pytest.mark.slow
+def test_as_a_process(tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..., object]) -> None:
+    touch(tmp_path, "in/a.png")
+    done = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out", cwd=tmp_path)
+    assert done.rc == 0, done.stderr  # type: ignore[attr-defined]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    again = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out")
+    assert again.rc == 2  # type: ignore[attr-defined]
+    assert again.stderr.startswith("srtrain: error: 1 of 1 outputs exist")  # type: ignore[attr-defined]
