@@ -1,4 +1,4 @@
-"""Two ranks as srun starts them, forked from this process: their start costs no import."""
+"""Ranks as srun starts them, or the launcher, forked from this process: that costs no import."""
 
 from __future__ import annotations
 
@@ -88,8 +88,7 @@ def two_ranks(
     environ: dict[str, str] | None = None,
     inject: Callable[[int], None] = lambda _rank: None,
 ) -> Iterator[Group]:
-    """A run of two ranks; ``inject(rank)`` spoils one before it starts."""
-    folder.mkdir(parents=True)
+    """A run of two ranks of one srun step; ``inject(rank)`` spoils one before it starts."""
     step = {
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_STEP_ID": str(time.monotonic_ns()),
@@ -98,14 +97,34 @@ def two_ranks(
         "SLURM_NODEID": "0",
         **(environ or {}),
     }
+    ids = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(RANKS)]
+    with _forked(images, folder, extra, [{**step, **own} for own in ids], inject) as group:
+        yield group
+
+
+@contextmanager
+def launcher(images: Path, folder: Path, *extra: str) -> Iterator[Group]:
+    """A run that starts its ranks by itself, as whole processes of their own."""
+    with _forked(images, folder, extra, [{}], lambda _rank: None) as group:
+        yield group
+
+
+@contextmanager
+def _forked(
+    images: Path,
+    folder: Path,
+    extra: tuple[str, ...],
+    environs: list[dict[str, str]],
+    inject: Callable[[int], None],
+) -> Iterator[Group]:
+    folder.mkdir(parents=True)
     command = words(images, folder / "run", *LONG, *extra)
     group = Group(RunFolder(folder / "run"), [])
     try:
-        for rank in range(RANKS):
-            own = {**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        for rank, environ in enumerate(environs):
             pid = os.fork()
             if not pid:
-                _be(rank, own, folder, command, inject)
+                _be(rank, environ, folder, command, inject)
             group.pids.append(pid)
         yield group
     finally:
@@ -152,16 +171,17 @@ def adopting() -> Iterator[None]:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
-def children() -> set[int]:
-    """Of this process, ended ones that nobody waited for left out."""
-    found = set()
-    for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-        for pid in path.read_text().split():
-            with suppress(OSError):
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
-                    found.add(int(pid))
-    return found
+def children(parent: int) -> list[int]:
+    """Of a process, in the order of their start; ended ones that nobody waited for left out."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return sorted(pid for path in tasks for pid in map(int, path.read_text().split()) if runs(pid))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process has not ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def at_step(number: int, do: Callable[[], None], patched: type[SupervisedSR]) -> None:

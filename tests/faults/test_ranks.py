@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,10 +17,9 @@ from srtrain.data.sampler import EndlessBatches
 from srtrain.errors import DataError
 from srtrain.networks.storage import newest_valid, read_checkpoint
 from srtrain.training import peers
-from srtrain.training.run_folder import RunFolder
 from srtrain.training.supervised import SupervisedSR
-from tests.faults.ranks import LONG, Group, adopting, at_step, children, two_ranks
-from tests.training import draw_sets, words
+from tests.faults.ranks import Group, adopting, at_step, children, launcher, runs, two_ranks
+from tests.training import draw_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,13 +35,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """No process, port file or shared memory of these ranks outlives a test by 30 s."""
-    before, shared = children(), set(Path("/dev/shm").iterdir())
+    before, shared = set(children(os.getpid())), set(Path("/dev/shm").iterdir())
     with adopting():
         yield
         deadline = time.monotonic() + 30
-        while children() - before and time.monotonic() < deadline:
+        while set(children(os.getpid())) - before and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert not children() - before
+        assert not set(children(os.getpid())) - before
     ours = str(os.getpid())
     assert not [name for name in set(Path("/dev/shm").iterdir()) - shared if "torch" in name.name]
     assert not [*Path(tempfile.gettempdir()).glob(f"srtrain-*-{ours}-*.port")]
@@ -201,59 +198,40 @@ def test_on_several_nodes_a_busy_port_ends_all(busy: str, images: Path, tmp_path
     assert "rank 1 met somebody else than rank 0" in second
 
 
-# -- under our own launcher: whole processes
-
-
-@pytest.fixture
-def launched(images: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A launcher and its two ranks, once a checkpoint is committed."""
-    folder = RunFolder(tmp_path / "run")
-    asked = words(images, folder.path, *LONG, "data.num_workers=1")
-    command = [sys.executable, "-m", "srtrain", *asked]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not (folder.checkpoints / "last").exists():
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.2)
-        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-        ranks = sorted(int(child) for path in tasks for child in path.read_text().split())
-        yield process, ranks
-        process.kill()
-    assert newest_valid(folder.path) is not None
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "line"),
     [
-        (signal.SIGKILL, "srtrain: error: rank 1 was killed by SIGKILL"),
-        (signal.SIGSTOP, "srtrain: error: rank 1 was stopped for 10 s (SIGSTOP)"),
+        (signal.SIGKILL, "srtrain: error: rank 1 was killed by SIGKILL · "),
+        (signal.SIGSTOP, "srtrain: error: rank 1 was stopped for 10 s (SIGSTOP) · "),
     ],
 )
 def test_a_launched_rank_ends_all(
-    number: signal.Signals,
-    line: str,
-    launched: tuple[subprocess.Popen[str], list[int]],
-    tmp_path: Path,
+    number: signal.Signals, line: str, images: Path, tmp_path: Path
 ) -> None:
-    process, ranks = launched
-    os.kill(ranks[1], number)
-    message = process.communicate(timeout=30)[1]
-    assert process.returncode == 6, message
-    told, command = message.splitlines()
+    with launcher(images, tmp_path / "group", "data.num_workers=1") as group:
+        group.trains()
+        os.kill(children(group.pids[0])[1], number)
+        assert group.end(seconds=30) < 30
+    assert group.codes == {0: 6}, group.said()
+    told, command = group.said().splitlines()
     assert told.startswith(line)
-    assert command.endswith(f" -m srtrain resume={tmp_path / 'run'}")
+    assert command.endswith(f" -m srtrain resume={group.folder.path}")
+    assert newest_valid(group.folder.path) is not None
 
 
 @pytest.mark.slow
-def test_ranks_save_and_leave_when_their_launcher_is_killed(
-    launched: tuple[subprocess.Popen[str], list[int]], tmp_path: Path
-) -> None:
-    process, ranks = launched
-    process.kill()
-    message = process.communicate(timeout=30)[1]  # the ranks hold the pipe open
-    assert not any(Path(f"/proc/{rank}/exe").exists() for rank in ranks[:2])
-    told, command = message.splitlines()
-    found = newest_valid(tmp_path / "run")
+def test_ranks_save_and_leave_when_their_launcher_is_killed(images: Path, tmp_path: Path) -> None:
+    with launcher(images, tmp_path / "group", "data.num_workers=1") as group:
+        group.trains()
+        ranks = children(group.pids[0])
+        os.kill(group.pids[0], signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(map(runs, ranks)):
+            assert time.monotonic() < deadline, group.said()
+            time.sleep(0.1)
+    told, command = group.said().splitlines()
+    found = newest_valid(group.folder.path)
     assert found is not None
     assert f"stopped by SIGTERM, saved step {read_checkpoint(found)['step']} " in told
-    assert command.endswith(f" -m srtrain resume={tmp_path / 'run'}")
+    assert command.endswith(f" -m srtrain resume={group.folder.path}")
