@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
-from srtrain.cli import sweep
+from srtrain.cli import sweep, train
 from srtrain.cli.jobs import Job, Jobs
 from srtrain.cli.main import main
 from srtrain.cli.process import SIGNALS
@@ -20,9 +20,6 @@ from srtrain.errors import InterruptedRunError, PreemptedError
 from srtrain.training.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.training import draw_sets, words
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PACE = ("+callbacks.pace._target_=tests.pace.Pace", "+callbacks.pace.seconds=0.2")
 
@@ -36,21 +33,46 @@ def rows(told: str) -> list[list[str]]:
 def test_optuna_draws_the_same_trials_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """So the folders of a search that was stopped fit its jobs."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "run", lambda config, **_: 20 + 1000 * config.optimizer.lr)
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
-    asked = words(draw_sets(tmp_path), tmp_path / "run", *search, "trainer.max_steps=2")
-    asked = ["--multirun", *asked, "optimizer.lr=interval(1e-4,1e-2)"]
-    assert main(asked) == 0
-    first = capsys.readouterr().out
-    assert [row[0] for row in rows(first)] == ["0", "1"]
-    assert [row[3] for row in rows(first)] == ["done", "done"]
-    assert all(float(row[2]) > 20 for row in rows(first))
-    drawn = {row[1] for row in rows(first)}
-    assert len(drawn) == 2
-    assert main(asked) == 0
-    again = capsys.readouterr().out
-    assert again.count("finished before: step 2 of 2") == 2
-    assert rows(again) == rows(first)
+    asked = ("--multirun", "experiment=mse", "optimizer.lr=interval(1e-4,1e-2)", *search)
+    assert main([*asked, "run_dir=run"]) == 0
+    drawn = rows(capsys.readouterr().out)
+    assert [row[0] for row in drawn] == ["0", "1"]
+    assert [row[3:] for row in drawn] == [["done", "run_0"], ["done", "run_1"]]
+    for row in drawn:
+        rate = float(row[1].removeprefix("optimizer.lr="))
+        assert float(row[2]) == pytest.approx(20 + 1000 * rate, abs=0.01)
+    assert main([*asked, "run_dir=run"]) == 0
+    assert rows(capsys.readouterr().out) == drawn
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], ["hydra.sweep.dir=here"]),
+        (
+            ["hydra/sweeper=optuna"],
+            [
+                "hydra.sweep.dir=here",
+                "hydra.sweeper.direction=maximize",  # Hydra's default: minimize
+                "hydra.sweeper.sampler.seed=1",
+            ],
+        ),
+        (
+            ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid"],  # which has no seed
+            ["hydra.sweep.dir=here", "hydra.sweeper.direction=maximize"],
+        ),
+        (
+            ["hydra/sweeper=optuna", "hydra.sweeper.direction=minimize"],
+            ["hydra.sweep.dir=here", "hydra.sweeper.sampler.seed=1"],
+        ),
+    ],
+)
+def test_optuna_is_told_what_counts(given: list[str], told: list[str]) -> None:
+    assert list(sweep._defaults(given, Path("here"))) == told
 
 
 @pytest.mark.slow

@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 SLURM, LOCAL = "submitit_slurm", "submitit_local"
 AGAIN = 144  # the exit code at which submitit's local launcher starts a job again
 
-# What a run returns is to grow, and drawn anew, a sweep that was stopped draws the same jobs.
-OPTUNA = {"hydra.sweeper.direction": "maximize", "hydra.sweeper.sampler.seed": "1"}
-
 
 def sweep(request: Request) -> int:
     """Run every combination, tell how each ended; the exit code is that of the first that failed.
@@ -125,9 +122,11 @@ def _defaults(words: Sequence[str], folder: Path) -> Iterator[str]:
     """What Hydra's plugins should be told where the user says nothing."""
     yield f"hydra.sweep.dir={folder}"
     if _chosen(words, "hydra/sweeper") == "optuna":
-        for key, value in OPTUNA.items():
-            if not any(word.startswith((f"{key}=", "hydra/sweeper/sampler=")) for word in words):
-                yield f"{key}={value}"
+        given = {word.partition("=")[0] for word in words}
+        if "hydra.sweeper.direction" not in given:  # what a run returns is to grow
+            yield "hydra.sweeper.direction=maximize"
+        if given.isdisjoint({"hydra.sweeper.sampler.seed", "hydra/sweeper/sampler"}):
+            yield "hydra.sweeper.sampler.seed=1"  # a search that was stopped draws the same jobs
 
 
 def _launch(words: Sequence[str], jobs: Jobs, launcher: str) -> int:
