@@ -76,8 +76,8 @@ class EndlessLoader(DataLoader["Batch"]):
             # torch's handler would raise in the midst of a step, which could not be taken up again.
             signal.signal(signal.SIGCHLD, before)
         # Finalize runs where a forked rank exits, atexit where Python does: before multiprocessing
-        # sends the SIGTERM that they ignore.
-        stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=0)
+        # closes the queues that tell them (priority 10), and sends the SIGTERM that they ignore.
+        stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=100)
         atexit.register(stop)
         return iterator
 
