@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from multiprocessing import util
 from pathlib import Path
@@ -14,6 +16,8 @@ from srtrain.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+HUNG_S = 240
 
 
 def forked(words: Sequence[str], log: Path, *, prepare: Callable[[], None] | None = None) -> int:
@@ -59,4 +63,13 @@ def _fork(
 
 
 def _ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    deadline = time.monotonic() + HUNG_S
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise TimeoutError(f"a run did not end within {HUNG_S} s")
+        time.sleep(0.01)
