@@ -89,10 +89,10 @@ def test_listing_skips_loops_links_to_nothing_pipes_and_hidden(tmp_path: Path) -
 
 
 def _huge(path: Path) -> Path:
-    """A good small PNG with ten gigabytes of nothing behind it, which take no room on the disk."""
+    """A good small PNG with a gigabyte of nothing behind it, which take no room on the disk."""
     path.write_bytes(encoded("PNG"))
     with path.open("r+b") as stream:
-        stream.truncate(10 * 2**30)
+        stream.truncate(2**30)
     return path
 
 

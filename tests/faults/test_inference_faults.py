@@ -78,7 +78,7 @@ NAMES = [
     " leading and trailing .png",
     "-o.png",
     "[a]*?.png",
-    "%s{0}[red]x[/red].png",
+    "%s{0}[red]x[bold].png",
     "x" * 251 + ".png",
     "図" * 83 + ".png",  # 253 bytes
     os.fsdecode(b"no utf-8 \xff\xfe.png"),
