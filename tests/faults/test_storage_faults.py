@@ -26,6 +26,8 @@ from tests.training import cut_back, draw_sets, train, weights, words
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.conftest import Finished
+
 MEGABYTE = 250_000  # floats
 NOBODY = 65534
 
@@ -193,6 +195,21 @@ def test_a_3_mb_disk_fills_up_under_a_run(
     ballast.unlink()
     train(images, folder.path)
     _equal(folder, straight)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_ranks(
+    small: Path, images: Path, run_srtrain: Callable[..., Finished]
+) -> None:
+    """Rank 0 alone writes: the others leave with its code."""
+    large = ["generator=edsr_lite", "generator.num_features=48", "checkpoint.every_n_steps=1"]
+    asked = words(images, small / "run", *large, "trainer=ddp", "trainer.devices=2")
+    done = run_srtrain(*asked)
+    assert done.rc == 4, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("srtrain: ")]
+    assert len(told) == 1, done.stderr
+    assert "cannot save the checkpoint: No space left on device" in told[0]
+    assert newest_valid(small / "run") is not None
 
 
 READ_ONLY: dict[str, Callable[[Path], Path]] = {  # makes the place; what must not be writable
