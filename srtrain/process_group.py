@@ -5,7 +5,12 @@ How many there are to be, before any is up, says ``srtrain.ranks``, without torc
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def world_size() -> int:
@@ -17,3 +22,11 @@ def barrier() -> None:
     """Wait for all ranks; nothing outside any process group."""
     if world_size() > 1:
         dist.barrier()
+
+
+def anywhere(flag: Tensor) -> bool:
+    """Whether ``flag`` is set on any rank; every rank must ask."""
+    if world_size() > 1:
+        flag = flag.int()
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)

@@ -20,6 +20,7 @@ from srtrain.files import read_json
 from srtrain.training.divergence import Divergence
 from srtrain.training.guards import (
     PATIENCE,
+    Guard,
     RollBack,
     Streak,
     blamed,
@@ -27,6 +28,7 @@ from srtrain.training.guards import (
     refuse_to_save,
     spoil,
 )
+from srtrain.training.run_folder import RunFolder
 from srtrain.training.schedules import constant
 from srtrain.training.stepping import step_network
 from srtrain.training.strategy import FlatDDP
@@ -173,6 +175,39 @@ def test_what_is_not_finite_is_not_saved(where: str, bad: float) -> None:
     assert (caught.value.step, caught.value.limit, caught.value.exit_code) == (3, 3, 5)
 
 
+class _Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.step_values: dict[str, Tensor] = {}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"skipped": 1.0}, {"skipped": 0.0, "d_skipped": 1.0}, {"skipped": 0.0, "d_loss": math.nan}],
+    ids=["generator", "discriminator", "a look of the discriminator"],
+)
+def test_statistics_are_of_the_steps_that_were_taken(
+    broken: dict[str, float], tmp_path: Path
+) -> None:
+    module: Any = _Normed()
+    expected, guard = deepcopy(module.norm), Guard(RunFolder(tmp_path))
+    trainer: Any = SimpleNamespace(global_step=0, max_steps=9)
+    guard.on_train_start(trainer, module)
+    for step in range(3):
+        images = torch.full((2, 1, 2, 2), math.nan if step == 1 else float(step))
+        guard.on_train_batch_start(trainer, module, None, 0)
+        module.norm(images)
+        values = {"loss": 0.5, **(broken if step == 1 else {"skipped": 0.0})}
+        module.step_values = {name: torch.tensor(value) for name, value in values.items()}
+        trainer.global_step += 1
+        guard.on_train_batch_end(trainer, module, None, None, 0)
+        if step != 1:
+            expected(images)
+    pairs = zip(module.norm.buffers(), expected.buffers(), strict=True)
+    assert all(torch.equal(found, wanted) for found, wanted in pairs)
+
+
 @pytest.mark.parametrize(
     ("files", "before", "limit", "to", "aside"),
     [
@@ -248,7 +283,14 @@ def _rank(rank: int, port: int, folder: str) -> None:
         loss = torch.tensor(math.nan if (rank, step) == (1, 1) else 1.0)
         told.append(step_network(module, net, number=0, clip_norm=None, loss=loss)["skipped"])
     steps = [kept["step"] for kept in optimizer.state.values()]
-    torch.save({"weights": net.state_dict(), "told": told, "steps": steps}, f"{folder}/{rank}.pt")
+    kept = {name: value.clone() for name, value in net.state_dict().items()}
+    if rank == 1:
+        next(net.parameters()).data.fill_(math.inf)
+    try:
+        refuse_to_save(net, 3)
+    except RollBack as error:
+        told.append(error.step)
+    torch.save({"weights": kept, "told": told, "steps": steps}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -263,7 +305,7 @@ def test_ranks_refuse_the_same_steps(tmp_path: Path) -> None:
         optimizer.step()
     for rank in range(RANKS):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert [float(skipped) for skipped in found["told"]] == [0.0, 1.0, 0.0]
+        assert [float(told) for told in found["told"]] == [0.0, 1.0, 0.0, 3]  # 3: not saved
         assert [int(step) for step in found["steps"]] == [2, 2, 2]
         for name, value in net.state_dict().items():
             torch.testing.assert_close(found["weights"][name], value, atol=1e-7, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from srtrain.errors import DivergedError
 from srtrain.losses.weighted_sum import WeightedSum
 from srtrain.training import records as module_of_records
-from srtrain.training.records import Records
+from srtrain.training.records import Records, _told
 from srtrain.training.rows import Rows
 from srtrain.training.run_folder import RunFolder
 from tests.training import cut_back, draw_sets, train
@@ -54,10 +54,11 @@ class _Run:
         )
         self.records.on_train_start(self.trainer, self.module)
 
-    def step(self, value: float, *, seconds: float = 1.0) -> None:
+    def step(self, value: float, *, seconds: float = 1.0, **more: float) -> None:
         self.now += seconds
         self.trainer.global_step += 1
-        self.module.step_values = {"loss": torch.tensor(value), "pixel": torch.tensor(value)}
+        values = {"loss": value, "pixel": value, **more}
+        self.module.step_values = {name: torch.tensor(value) for name, value in values.items()}
         self.records.on_train_batch_end(self.trainer, self.module, None, BATCH, 0)
 
     def validate(self, *, seconds: float) -> None:
@@ -97,6 +98,30 @@ def test_a_kill_between_two_lines_leaves_no_trace(tmp_path: Path) -> None:
     assert cut.metrics.read_bytes() == whole.metrics.read_bytes()
     rows = [line.split(",")[0] for line in cut.timing.read_text(encoding="utf-8").split()]
     assert rows == ["step", "4", "6", "4", "6"]  # no clock is turned back
+
+
+def test_skipped_steps_in_a_row_share_a_line() -> None:
+    causes = ["pixel", "pixel", "d_loss", "d_loss", "d_loss"]
+    assert list(_told([3, 4, 5, 9, 10], causes, samples=4)) == [
+        "srtrain: steps 3-4 skipped: `pixel` is not finite · samples 8-15\n",
+        "srtrain: step 5 skipped: `d_loss` is not finite · samples 16-19\n",
+        "srtrain: steps 9-10 skipped: `d_loss` is not finite · samples 32-39\n",
+    ]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["of ten", "all"])
+def test_skipped_steps_count_for_nothing(
+    last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: 1, 3, 5, 7, 9; a line of which no step was taken has no loss, and nothing is NaN."""
+    run = _Run(tmp_path, monkeypatch)
+    for step in range(1, 11):
+        skipped = last or step % 2 == 0
+        run.step(math.nan if skipped else float(step), skipped=float(skipped))
+    rows = {name: value for _, name, value in run.records.folder.read_metrics()}
+    assert all(math.isfinite(value) for value in rows.values())
+    assert rows.get("train/loss") == (None if last else 5.0)
+    assert rows["train/skipped"] == run.records.skipped == (10 if last else 5)
 
 
 def test_rows_of_terms_that_begin_later() -> None:

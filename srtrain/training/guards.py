@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from srtrain.errors import DivergedError
+from srtrain.process_group import anywhere
 from srtrain.training.divergence import Divergence
 
 if TYPE_CHECKING:
@@ -72,14 +73,14 @@ def blamed(not_finite: Collection[str], terms: Iterable[str]) -> str:
 
 
 def refuse_to_save(module: nn.Module, step: int) -> None:
-    """Nothing, if the weights and the statistics of ``module`` are finite.
+    """Nothing, if the weights and the statistics of ``module`` are finite on all ranks.
 
     Raises: RollBack if they are not.
     """
     values = [p.detach() for p in module.parameters()]
     values += [b for b in _statistics(module) if b.is_floating_point()]
     largest = torch.stack(torch._foreach_norm(values, math.inf))
-    if not bool(torch.isfinite(largest).all()):
+    if anywhere(torch.isfinite(largest).all().logical_not()):
         raise RollBack(f"the weights are not finite at step {step}", term="weights", step=step)
 
 

@@ -43,7 +43,6 @@ ADVERSARY = (
     "discriminator.base_channels=8",
     "discriminator_optimizer.lr=1e-4",
     "loss.weights.adversarial=0.01",
-    "data.hr_patch_size=32",
 )
 
 
@@ -224,6 +223,7 @@ def test_one_is_skipped(
     assert not (folder.path / "divergence.json").exists()
 
 
+@pytest.mark.slow
 def test_statistics_stay_as_they_were(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
