@@ -99,6 +99,8 @@ def problems(
         ({"data.hr_patch_size": 190}, "not a multiple of scale=4 · data.hr_patch_size · e.g. 192"),
         ({"generator.scale": 2}, "generator.scale=2 but scale=4"),
         ({"metrics.lpips.features": "."}, "features of no net"),
+        ({"checkpoint.floor.psnr_y": "high"}, "checkpoint.floor.psnr_y cannot be 'high'"),
+        ({"checkpoint.keep_best": 0}, "checkpoint.keep_best cannot be 0"),
         ({"model.augment.mixup": 1.5}, "choose 0 to 1"),
         ({"model.augment.cutblur": 0.5, **BICUBIC}, "changes nothing where LR is bicubic"),
         (

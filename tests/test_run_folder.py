@@ -6,6 +6,8 @@ import csv
 import math
 import os
 import resource
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -119,6 +121,24 @@ def test_lock_of_a_dead_process_is_free(folder: RunFolder) -> None:
     os.waitpid(child, 0)
     with folder.locked():
         assert f"process {os.getpid()} " in (folder.path / ".lock").read_text()
+
+
+def test_lock_does_not_stay_with_a_fork_that_outlives_its_process(folder: RunFolder) -> None:
+    """As a worker that reads images outlives a killed run for some seconds."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with folder.locked():
+            if os.fork() == 0:
+                time.sleep(60)
+                os._exit(0)
+            os.write(write, b"held")
+            time.sleep(60)
+    assert os.read(read, 4) == b"held"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with folder.locked():
+        pass
 
 
 def test_metrics_round_trip(folder: RunFolder) -> None:

@@ -218,11 +218,16 @@ def test_broken_files_are_told_apart(
 
 
 @pytest.mark.parametrize("name", [name for name in BROKEN if name != "missing"])
-def test_newest_valid_passes_over(name: str, tmp_path: Path) -> None:
+def test_newest_valid_passes_over(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (good,) = _write(tmp_path, 3)
     BROKEN[name][0](good.with_name("step-000009.ckpt"))
     assert newest_valid(tmp_path) == good
     assert resolve(tmp_path) == good
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert all(line.startswith("passed over step-000009.ckpt: ") for line in said)
 
 
 def test_safetensors(tmp_path: Path) -> None:

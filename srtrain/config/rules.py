@@ -150,6 +150,15 @@ def lpips(facts: Facts) -> Iterator[SrtrainError]:
         yield ConfigError("features of no net", where="metrics.lpips.features", fix=fix)
 
 
+def floors(facts: Facts) -> Iterator[SrtrainError]:
+    """The least means that a best checkpoint must have are numbers."""
+    for name in facts.mapping("checkpoint.floor"):
+        key = f"checkpoint.floor.{name}"
+        if facts.number(key) is None:
+            what = f"{key} cannot be {facts.get(key)!r}"
+            yield ConfigError(what, where=key, fix="expected a number, as in {psnr_y: 28}")
+
+
 def cutblur(facts: Facts) -> Iterator[SrtrainError]:
     """It pastes the bicubic LR, which paired and blind LR are not and bicubic LR is."""
     key = "model.augment.cutblur"
@@ -171,6 +180,7 @@ RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     ranks,
     scales,
     lpips,
+    floors,
     cutblur,
     places,
 )

@@ -28,7 +28,7 @@ class Checkpoint:
     keep_best: int
     monitor: str
     mode: Literal["max", "min"]
-    floor: dict[str, Any]
+    floor: dict[str, float]
     on_save_error: Literal["error", "warn"]
 
 

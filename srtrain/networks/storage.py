@@ -10,6 +10,7 @@ Read with ``weights_only=True`` alone, and believed only while every byte is wha
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
 import warnings
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 REQUIRED = ("format", "generator", "scale", "step", "state_dict")
 POINTER = "last"
+log = logging.getLogger(__name__)
 NAMED = re.compile(r"step-(\d+)\.ckpt")
 
 
@@ -221,15 +223,17 @@ def read_newest(
 ) -> tuple[Path, dict[str, Any]] | None:
     """That checkpoint and its content.
 
-    Torn and wrong files are passed over, each with its reason to ``passed_over``: names carry the
-    step, content decides, times of files mean nothing.
+    Torn and wrong files are passed over, each with its reason to ``passed_over``, or else to the
+    log: names carry the step, content decides, times of files mean nothing.
     """
     folder = run_dir / "checkpoints" if (run_dir / "checkpoints").is_dir() else run_dir
     for path in reversed(by_step(folder)):
         try:
             return path, read_checkpoint(path)
         except StorageError as error:
-            if passed_over is not None:
+            if passed_over is None:
+                log.warning("passed over %s: %s", path.name, error.what)
+            else:
                 passed_over(error)
     return None
 
