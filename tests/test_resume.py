@@ -1,4 +1,4 @@
-"""Runs that are continued: bit-equal when nothing changed, as configured when something did."""
+"""Runs that are continued as configured now; bit-equal ones: ``faults/test_resume_anywhere.py``."""
 
 from __future__ import annotations
 
@@ -34,34 +34,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def straight(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train(images, tmp_path_factory.mktemp("runs") / "straight")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [2, 4])
-def test_resume_is_the_uninterrupted_run(
-    workers: int, step: int, images: Path, straight: RunFolder, tmp_path: Path
-) -> None:
-    folder = cut_back(straight, tmp_path / "cut", step)
-    train(images, folder.path, f"data.num_workers={workers}")
-    expected, resumed = weights(straight, 6), weights(folder, 6)
-    assert expected.keys() == resumed.keys()
-    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert _rows(folder) == _rows(straight)
-
-
-@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
-def test_resume_draws_the_same_dropped_paths(images: Path, tmp_path: Path) -> None:
-    extra = (
-        "generator=swinir_light",
-        "generator.depths=[2]",
-        "generator.num_heads=[2]",
-        "generator.embed_dim=8",
-        "generator.window_size=4",
-    )
-    whole = train(images, tmp_path / "whole", *extra)
-    cut = cut_back(whole, tmp_path / "cut", 2)
-    train(images, cut.path, *extra)
-    assert losses(cut) == losses(whole)
 
 
 def test_resume_takes_the_folders_own_configuration(straight: RunFolder, tmp_path: Path) -> None:
