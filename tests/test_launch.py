@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from torch.distributed import TCPStore
 
+from srtrain.cli.agent import Ended
 from srtrain.cli.launch import agree_on, launch, meet, must_launch
-from srtrain.errors import ConfigError, DistributedError
+from srtrain.cli.process import SIGNALS
+from srtrain.errors import (
+    ConfigError,
+    DataError,
+    DistributedError,
+    PreemptedError,
+    SrtrainError,
+    Stopped,
+)
+from srtrain.training.board import Board, Verdict
 from srtrain.training.loop import TrainerOptions
 from srtrain.training.meeting import Srun, cluster_environment
 
@@ -39,7 +50,7 @@ def store() -> TCPStore:
 
 
 def test_rank_0_names_the_folder(store: TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.set("srtrain/start/0/0", "/runs/noon")
+    store.set("srtrain/0/start/0", "/runs/noon")
     monkeypatch.setattr("srtrain.cli.launch.rank", lambda: 1)
     later = Path("/runs/a second later")
     assert agree_on(store, later, total=2, timeout_s=5) == Path("/runs/noon")
@@ -48,6 +59,40 @@ def test_rank_0_names_the_folder(store: TCPStore, monkeypatch: pytest.MonkeyPatc
 def test_one_rank_does_not_come(store: TCPStore) -> None:
     with pytest.raises(DistributedError, match=r"rank 1 did not come within 0\.2 s"):
         agree_on(store, Path("/runs/noon"), total=2, timeout_s=0.2)
+
+
+def test_what_ranks_wrote_before_a_restart_does_not_count(
+    store: TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Board(store).accuse(Verdict(1, 6, "rank 1 was killed by SIGKILL"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert Board(store).verdict() is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "signalled", "error"),
+    [
+        (Ended(6, "rank 1 was killed by SIGKILL"), 0, DistributedError),
+        (Ended(3, "rank 1 ended: no images", told=True), 0, DataError),
+        (Ended(1, "rank 0 ended: ValueError"), 0, SrtrainError),
+        (Ended(139, "rank 0 ended with code 139"), 0, DistributedError),
+        (Ended(75, "rank 1 ended with code 75", told=True), 0, PreemptedError),
+        (Ended(75, "rank 1 ended with code 75"), signal.SIGTERM, Stopped),
+        (Ended(6, "rank 1 was stopped for 10 s"), signal.SIGTERM, DistributedError),
+    ],
+)
+def test_the_launcher_ends_like_the_first_rank_that_failed(
+    ended: Ended, signalled: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("srtrain.cli.agent.run_ranks", lambda devices, words: ended)
+    monkeypatch.setattr(SIGNALS, "_received", signalled)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(error) as caught:
+        launch(_options(strategy="ddp", devices=2), [])
+    assert type(caught.value) is error
+    assert vars(caught.value)["told"] is ended.told
+    if not isinstance(caught.value, Stopped):
+        assert str(caught.value) == ended.what
 
 
 def test_alone_the_folder_is_ones_own() -> None:

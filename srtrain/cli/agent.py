@@ -78,8 +78,8 @@ class Agent(LocalElasticAgent):
         running = [worker for worker in worker_group.workers if self._runs(worker, self._board)]
         self._hand_on(running)
         verdict = self._board.verdict()
-        if running and (verdict is not None or any(self._codes.values())):
-            self._end(running, self._board)
+        if running and verdict is not None:
+            self._end(running, self._board, stops=verdict.code in CODES)
         if running:
             return RunResult(state=WorkerState.HEALTHY)
         result: RunResult = super()._monitor_workers(worker_group)
@@ -107,21 +107,22 @@ class Agent(LocalElasticAgent):
             return True
         self._codes[rank] = code
         if code < 0:
-            what = f"{name} was killed by {signal.Signals(-code).name}"
+            known = {number.value: number.name for number in signal.Signals}
+            what = f"{name} was killed by {known.get(-code, f'signal {-code}')}"
             board.accuse(Verdict(rank, DistributedError.exit_code, what))
         elif code:
             board.accuse(Verdict(rank, code, f"{name} ended with code {code}"))
         return False
 
-    def _end(self, running: Sequence[Worker], board: Board) -> None:
+    def _end(self, running: Sequence[Worker], board: Board, *, stops: bool) -> None:
         """Those that cannot leave by themselves, now; the others, when their time is up."""
         now = time.monotonic()
         self._ending = self._ending or now
-        saves = self._handed_on or any(code in CODES for code in self._codes.values())
-        late = now - self._ending > (SAVE_S if saves else FAIL_S)
+        late = now - self._ending > (SAVE_S if stops else FAIL_S)
         for worker in running:
-            deaf = _state(worker.id)[1] or board.heard(worker.global_rank) is None
-            if late or (deaf and not self._handed_on):
+            stopped = _state(worker.id)[1]
+            unaware = board.heard(worker.global_rank) is None and not self._handed_on
+            if late or stopped or unaware:
                 with suppress(ProcessLookupError):
                     os.killpg(worker.id, signal.SIGKILL)
 

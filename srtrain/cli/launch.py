@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from srtrain.training.board import Verdict
     from srtrain.training.loop import TrainerOptions
 
-KNOWN_CODES = {cls.exit_code: cls for cls in SrtrainError.__subclasses__()}
+KNOWN_CODES = {SrtrainError.exit_code: SrtrainError}  # a bug, and what a user can meet
+KNOWN_CODES |= {cls.exit_code: cls for cls in SrtrainError.__subclasses__()}
 
 
 def must_launch(options: TrainerOptions) -> bool:
@@ -79,8 +80,7 @@ def agree_on(store: Store, folder: Path, *, total: int, timeout_s: float) -> Pat
     """
     from srtrain.training.meeting import gather
 
-    start = f"start/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    said = gather(store, start, str(folder), rank=rank(), total=total, timeout_s=timeout_s)
+    said = gather(store, "start", str(folder), rank=rank(), total=total, timeout_s=timeout_s)
     return Path(said[0])
 
 

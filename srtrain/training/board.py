@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -17,6 +18,11 @@ T = TypeVar("T")
 MOST = 2000  # characters of last words
 
 
+def place(name: str) -> str:
+    """Where in the store; what ranks wrote before torchrun started them again does not count."""
+    return f"srtrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Why all ranks end: the rank that failed first, its exit code, and what is known of it."""
@@ -28,7 +34,7 @@ class Verdict:
     @property
     def told(self) -> str:
         """In words, with the rank."""
-        own = self.what.startswith("rank")
+        own = self.rank < 0 or self.what.startswith("rank")
         return self.what if own else f"rank {self.rank} ended: {self.what}"
 
 
@@ -36,7 +42,7 @@ class Board:
     """What the ranks tell each other through a store; the first verdict is the one that stands."""
 
     def __init__(self, store: dist.Store) -> None:
-        self._store = dist.PrefixStore("srtrain/peers", store)
+        self._store = dist.PrefixStore(place("peers"), store)
 
     def beat(self, rank: int, text: str) -> None:
         """``rank`` lives, and is at ``text``."""

@@ -21,7 +21,7 @@ from torch.distributed import DistError, TCPStore
 from srtrain.errors import DistributedError
 from srtrain.files import write_atomic
 from srtrain.ranks import by_srun, granted, launched, rank
-from srtrain.training.board import within
+from srtrain.training.board import place, within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,11 +117,12 @@ def gather(
 
     Raises: DistributedError when one does not come within ``timeout_s``.
     """
-    store.set(f"srtrain/{what}/{rank}", text)
+    keys = [f"{place(what)}/{other}" for other in range(total)]
+    store.set(keys[rank], text)
     deadline = time.monotonic() + timeout_s
     said = []
-    for other in range(total):
-        while not store.check([f"srtrain/{what}/{other}"]):
+    for other, key in enumerate(keys):
+        while not store.check([key]):
             if time.monotonic() > deadline:
                 raise DistributedError(
                     f"rank {other} did not come within {timeout_s:g} s",
@@ -129,7 +130,7 @@ def gather(
                     fix="its own message says why, or the ranks cannot reach each other",
                 )
             time.sleep(0.1)
-        said.append(store.get(f"srtrain/{what}/{other}").decode())
+        said.append(store.get(key).decode())
     return said
 
 

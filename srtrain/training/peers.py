@@ -220,8 +220,7 @@ class Peers:
             os.kill(os.getpid(), stop)
         limit = UNWIND_S if not stop else STOP_S if self.trains else 2 * FLUSH_S
         if self._obeyed.seconds(verdict) > limit:
-            if not stop:
-                self._tell(verdict)
+            self._tell(verdict)
             self._exit(verdict.code if stop else DistributedError.exit_code)
 
     def _go(self) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
+from srtrain.training.board import place
 from srtrain.training.meeting import gather
 from srtrain.training.peers import joined, waiting
 
@@ -41,7 +42,7 @@ class FlatDDP(DDPStrategy):
             limit = timedelta(seconds=peers.timeout_s + (30 if backend == "nccl" else 0))
             dist.init_process_group(
                 backend,
-                store=dist.PrefixStore("srtrain/group", peers.store),
+                store=dist.PrefixStore(place("group"), peers.store),
                 rank=self.global_rank,
                 world_size=self.world_size,
                 timeout=limit,
