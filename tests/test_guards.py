@@ -25,6 +25,7 @@ from srtrain.training.guards import (
     Streak,
     blamed,
     refuse,
+    refuse_exploded,
     refuse_to_save,
     spoil,
 )
@@ -134,6 +135,21 @@ def test_a_loss_spoils_a_gradient(loss: float, finite: bool) -> None:
 )
 def test_whom_to_blame(bad: set[str], named: str) -> None:
     assert blamed(bad, ["pixel", "perceptual", "adversarial"]) == named
+
+
+@pytest.mark.parametrize(
+    ("means", "exploded"),
+    [({"d_loss": 51.0}, True), ({"d_loss": 49.0}, False), ({"d_loss": -900.0}, False), ({}, False)],
+)
+def test_a_discriminator_that_is_absurdly_wrong(means: dict[str, float], exploded: bool) -> None:
+    if not exploded:
+        refuse_exploded(means, first=1, step=9)
+        return
+    what = "`d_loss` is 51 on average, above 50, from step 1 to 9"
+    with pytest.raises(RollBack, match=what) as caught:
+        refuse_exploded(means, first=1, step=9)
+    found = caught.value.term, caught.value.step, caught.value.limit, caught.value.where
+    assert found == ("d_loss", 9, 1, "discriminator")
 
 
 @pytest.mark.parametrize(

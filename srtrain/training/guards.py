@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from srtrain.training.supervised import SupervisedSR
 
 PATIENCE = 10  # steps refused in a row
+# Of a coin d_loss is 2 at most (hinge; 2 log 2 of the logistic ones, 0 of Wasserstein's). Learning
+# rates 10⁴ times too high bring it to between 10² and 10¹⁰; one that can be recovered from, below.
+EXPLODED = 50.0
 SKIPPED = ("skipped", "d_skipped")  # among a step's figures: 1 where a network's step was refused
 DISCRIMINATOR = "discriminator"  # where it broke, if not in the generator
 
@@ -82,6 +85,19 @@ def refuse_to_save(module: nn.Module, step: int) -> None:
     largest = torch.stack(torch._foreach_norm(values, math.inf))
     if anywhere(torch.isfinite(largest).all().logical_not()):
         raise RollBack(f"the weights are not finite at step {step}", term="weights", step=step)
+
+
+def refuse_exploded(means: Mapping[str, float], *, first: int, step: int) -> None:
+    """Nothing, unless the discriminator was absurdly wrong from step ``first`` to ``step``.
+
+    Raises: RollBack.
+    """
+    wrong = means.get("d_loss", 0.0)
+    if wrong > EXPLODED:
+        what = (
+            f"`d_loss` is {wrong:.0f} on average, above {EXPLODED:g}, from step {first} to {step}"
+        )
+        raise RollBack(what, term="d_loss", step=step, limit=first)
 
 
 class Guard(Callback):

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback
 
 from srtrain.losses.weighted_sum import gradient_ratios, gradient_share
-from srtrain.training.guards import SKIPPED, blamed
+from srtrain.training.guards import SKIPPED, blamed, refuse_exploded
 from srtrain.training.rows import Rows
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Records(Callback):
     there were any. A figure that was never finite has no row. What a clock says,
     ``train/samples_per_second``, goes to ``timing.csv`` and the loggers; the time of validation is
     not counted.
+
+    Raises: RollBack where the discriminator has exploded.
     """
 
     def __init__(self, folder: RunFolder, *, log_every_n_steps: int) -> None:
@@ -72,7 +74,9 @@ class Records(Callback):
         step = trainer.global_step
         if step % self.log_every_n_steps and step != trainer.max_steps:
             return
+        first = step - len(self._rows) + 1
         means = self._fetch(trainer, module, batch)
+        refuse_exploded(means, first=first, step=step)
         self.latest = {f"train/{name}": value for name, value in means.items()}
         self.latest |= self._shares(trainer, module, means)
         self.latest["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -356,6 +357,23 @@ def test_a_discriminator_for_ever(
     assert [e["term"] for e in read_json(folder.path / "divergence.json")] == ["d_grad_norm"] * 2
     rates = [made["param_groups"][0]["lr"] for made in state(folder, 6)["optimizer_states"]]
     assert rates == [2e-3 / 4, 1e-4 / 4]
+
+
+@pytest.mark.slow
+def test_a_discriminator_that_explodes(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten thousand times its learning rate from step 4 on; what was saved before stays."""
+    extra = (*ROLLING, *ADVERSARY, "discriminator.norm=none")
+    train(images, tmp_path, *extra, "trainer.max_steps=4")
+    capsys.readouterr()
+    folder = train(images, tmp_path, *extra, "discriminator_optimizer.lr=1", code=5)
+    message = capsys.readouterr().err
+    assert re.search(r"`d_loss` is \d+ on average, above 50, from step 5 to 8, after 2", message)
+    assert "discriminator_optimizer.lr=0.5" in message
+    assert [e["to"] for e in read_json(folder.path / "divergence.json")] == [4, 3]
+    assert (folder.checkpoints / "step-000004.diverged").exists()
+    assert equal(state(folder, 3), state(folder, 3))
 
 
 @pytest.mark.slow
