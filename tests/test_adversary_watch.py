@@ -126,6 +126,26 @@ def test_silent_before_the_game(
     assert "discriminator won" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("lost", ["d_accuracy_real", "colour_drift_r", "lr_psnr"])
+def test_a_line_without_a_finite_step_is_passed_over(lost: str, folder: RunFolder) -> None:
+    run = _Run(folder)
+    run.lines(2)
+    run.lines(1, drop=lost)
+    run.lines(1)
+    assert [moment.step for moment in run.watch.history] == [10, 20, 40]
+    assert [steps for steps, _ in run.watch.state_dict()["window"]] == [20]
+
+
+def test_logits_of_a_refused_step_are_not_drawn(folder: RunFolder) -> None:
+    run = _Run(folder)
+    run.lines(1)
+    run.module.last_logits = tuple(logits * float("nan") for logits in run.module.last_logits)
+    run.lines(1)
+    run.watch.on_validation_end(run.trainer, run.module)
+    assert [moment.step for moment in run.watch.history] == [10]
+    assert (folder.samples / "logits.png").exists()
+
+
 def test_other_ranks_are_silent(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     run = _Run(folder)
     run.trainer.is_global_zero = False
