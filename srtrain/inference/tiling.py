@@ -33,14 +33,17 @@ def upscale_tiled(
     tile: int,
     halo: int | Reach,
     on_tile: Callable[[], None] | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """``generator(lr)`` from tiles of ``tile`` LR pixels, each computed with ``halo`` around it.
 
     With a halo of at least the network's reach (``receptive.measure``) the result is that of the
     whole image to rounding (1e-5). A ``Reach`` that is not exact is an overlap whose outputs are
     blended linearly. Tiles are computed where the generator is and gathered where ``lr`` is.
+    ``finish``, a function of each pixel alone, is applied to every tile as soon as that is final:
+    what it returns is all that is kept of the whole.
 
-    Shapes: lr (B, C, h, w) -> (B, C', h·scale, w·scale) float32.
+    Shapes: lr (B, C, h, w) -> (B, C', h·scale, w·scale) float32, or what ``finish`` makes of that.
     Raises: ValueError for a tile below 1.
     """
     image_batch(lr, "lr")
@@ -56,6 +59,8 @@ def upscale_tiled(
     for row, column in itertools.product(rows, columns):
         window = lr[..., row.left : row.right, column.left : column.right]
         part = generator(window.to(device, torch.float32)).to(lr.device)
+        if finish is not None and reach.exact:
+            part = finish(part)
         if canvas is None:
             canvas = _Canvas(part, lr, generator.scale, exact=reach.exact)
         canvas.put(part, row, column)
@@ -63,7 +68,8 @@ def upscale_tiled(
             on_tile()
     if canvas is None:
         raise ValueError(f"lr {tuple(lr.shape)} has no pixels")
-    return canvas.result()
+    whole = canvas.result()
+    return whole if finish is None or reach.exact else finish(whole)
 
 
 def spans(length: int, *, tile: int, reach: Reach, smallest: int = 1) -> list[Span]:

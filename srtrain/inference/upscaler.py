@@ -86,17 +86,40 @@ class Upscaler:
         self, picture: Picture, *, on_tile: Callable[[], None] | None = None
     ) -> Picture:
         """Colour and alpha each on their own; depth, gray and profile are kept."""
-        gray = picture.pixels.shape[2] == 1
-        colour = to_tensor(picture.pixels)[:, : 1 if gray else 3]
-        alpha = None if picture.alpha is None else to_tensor(picture.alpha)[:, :1]
-        larger, larger_alpha = self._with_alpha(colour, alpha, on_tile)
+        pixels, alpha = picture.pixels, picture.alpha
+        colour = to_tensor(pixels)[:, : 1 if pixels.shape[2] == 1 else 3]
+        bits, larger_alpha = picture.bits, None
+        if alpha is not None:
+            seen = to_tensor(alpha)[:, :1]
+            colour = fill_hidden(colour, seen)
+            if alpha.min() == alpha.max():
+                larger_alpha = alpha.repeat(self.scale, 0).repeat(self.scale, 1)
+            else:
+                larger_alpha = self._upscale_levels(seen, bits, on_tile)[..., 0]
         return replace(
             picture,
-            pixels=from_tensor(larger, bits=picture.bits),
-            alpha=None
-            if larger_alpha is None
-            else from_tensor(larger_alpha, bits=picture.bits)[..., 0],
+            pixels=self._upscale_levels(colour, bits, on_tile),
+            alpha=larger_alpha,
         )
+
+    @torch.no_grad()
+    def _upscale_levels(
+        self, lr: Tensor, bits: int, on_tile: Callable[[], None] | None
+    ) -> np.ndarray[Any, Any]:
+        """As ``upscale_tensor``, rounded tile by tile: floats of the whole would take 4 times more.
+
+        Shapes: lr float (1, 1 | 3, h, w) -> uint8 or uint16 (H, W, 1 | 3).
+        """
+        if self.self_ensemble:
+            return from_tensor(self.upscale_tensor(lr, on_tile=on_tile), bits=bits)
+        gray = lr.shape[1] == 1
+
+        def levels(sr: Tensor) -> Tensor:
+            rounded = from_tensor(sr.mean(dim=1, keepdim=True) if gray else sr, bits=bits)
+            return torch.from_numpy(rounded).permute(2, 0, 1)[None]
+
+        sr = self._upscale_once(lr.expand(-1, 3, -1, -1), on_tile=on_tile, finish=levels)
+        return np.ascontiguousarray(sr[0].permute(1, 2, 0).numpy())
 
     @torch.no_grad()
     def bands(self, image: AnyImage, *, level: float | None = None) -> Bounds[AnyImage]:
@@ -143,6 +166,7 @@ class Upscaler:
         *,
         generator: Generator | None = None,
         on_tile: Callable[[], None] | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         generator = generator or self.generator
         longest = max(lr.shape[-2:])
@@ -151,7 +175,9 @@ class Upscaler:
             # Whole images need no halo, so a network that is never cut is never probed.
             reach = self.reach if tile < longest else Reach(0, self.generator.multiple_of)
             try:
-                return upscale_tiled(generator, lr, tile=tile, halo=reach, on_tile=on_tile)
+                return upscale_tiled(
+                    generator, lr, tile=tile, halo=reach, on_tile=on_tile, finish=finish
+                )
             except RuntimeError as error:
                 if not _is_out_of_memory(error) or tile <= _SMALLEST_TILE:
                     raise
@@ -160,18 +186,6 @@ class Upscaler:
             _log.warning("out of memory: continuing with tiles of %d pixels", tile)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _with_alpha(
-        self, colour: Tensor, alpha: Tensor | None, on_tile: Callable[[], None] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if alpha is None:
-            return self.upscale_tensor(colour, on_tile=on_tile), None
-        filled = fill_hidden(colour, alpha)
-        if alpha.min() == alpha.max():
-            larger = alpha.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
-        else:
-            larger = self.upscale_tensor(alpha, on_tile=on_tile)
-        return self.upscale_tensor(filled, on_tile=on_tile), larger
 
     def _upscale_array(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
@@ -187,11 +201,20 @@ class Upscaler:
         else:
             check_unit_range(float(layers.min()), float(layers.max()), str(array.dtype))
             image = torch.from_numpy(layers.astype(np.float32)).permute(2, 0, 1)[None]
-            alpha_in = image[:, colours:] if colours < channels else None
-            sr, alpha_out = self._with_alpha(image[:, :colours], alpha_in, None)
-            joined = sr if alpha_out is None else torch.cat([sr, alpha_out], dim=1)
-            out = joined[0].permute(1, 2, 0).cpu().numpy().astype(array.dtype)
+            sr = self._upscale_floats(image, colours)
+            out = sr[0].permute(1, 2, 0).cpu().numpy().astype(array.dtype)
         return out[..., 0] if array.ndim == 2 else out
+
+    def _upscale_floats(self, image: Tensor, colours: int) -> Tensor:
+        """The first ``colours`` channels and, where there is one more, alpha."""
+        colour, alpha = image[:, :colours], image[:, colours:]
+        if alpha.shape[1] == 0:
+            return self.upscale_tensor(colour)
+        if alpha.min() == alpha.max():
+            larger = alpha.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
+        else:
+            larger = self.upscale_tensor(alpha)
+        return torch.cat([self.upscale_tensor(fill_hidden(colour, alpha)), larger], dim=1)
 
     def _upscale_any_tensor(self, image: Tensor) -> Tensor:
         if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3):

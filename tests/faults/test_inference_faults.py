@@ -7,20 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from srtrain.cli.infer import main
 from srtrain.cli.main import main as program
 from srtrain.errors import ConfigError, StorageError
 from srtrain.files import held
 from srtrain.images import Picture, read_picture
-from srtrain.inference import tiling
 from srtrain.inference.run import Job, alone, plan, run
 from srtrain.inference.upscaler import Upscaler
 from tests.image_files import BAD
@@ -229,71 +224,3 @@ def test_an_unwritable_target_is_named_and_the_rest_produced(
     assert outcomes[0].failure is not None
     assert "x.png" in outcomes[0].failure
     assert outcomes[1].failure is None
-
-
-# Memory ------------------------------------------------------------------------------------------
-
-
-def _only(pixels: int, forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., object]:
-    def small_memory(image: torch.Tensor) -> torch.Tensor:
-        if image.shape[-1] * image.shape[-2] > pixels:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(image)
-
-    return small_memory
-
-
-def test_out_of_memory_halves_the_tile(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The result is bit for bit what that tile gives from the start."""
-    generator = tiny_generator()
-    forward = generator.net.forward
-    lr = torch.rand(1, 3, 100, 90)
-    expected = Upscaler(generator, tile=50).upscale_tensor(lr)
-    whole = Upscaler(generator, tile=0).upscale_tensor(lr)
-    monkeypatch.setattr(generator.net, "forward", _only(32 * 192, forward))
-    upscaler = Upscaler(generator, tile=0)
-    assert torch.equal(upscaler.upscale_tensor(lr), expected)
-    torch.testing.assert_close(expected, whole, rtol=0, atol=1e-5)
-    assert upscaler.tile == 50
-    assert [record.getMessage() for record in caplog.records] == [
-        "out of memory: continuing with tiles of 50 pixels"
-    ]
-    monkeypatch.setattr(generator.net, "forward", _only(0, forward))
-    with pytest.raises(torch.OutOfMemoryError):
-        upscaler.upscale_tensor(lr)
-
-
-def test_memory_that_runs_out_in_the_midst_leaves_no_stale_pixels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Some tiles are done when it happens: all are made again."""
-    generator = tiny_generator()
-    upscaler = Upscaler(generator, tile=48)
-    expected = Upscaler(generator, tile=24).upscale_tensor(lr := torch.rand(1, 3, 96, 96))
-    put, calls = tiling._Canvas.put, []
-
-    def fails_once(self: tiling._Canvas, *arguments: object) -> None:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        put(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(tiling._Canvas, "put", fails_once)
-    assert torch.equal(upscaler.upscale_tensor(lr), expected)
-
-
-def test_an_image_that_never_fits_fails_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    generator = tiny_generator()
-    Image.fromarray(np.asarray(smooth(40, 40))).save(tmp_path / "large.png")
-    touch(tmp_path, "small.png")
-    monkeypatch.setattr(generator.net, "forward", _only(100, generator.net.forward))
-    names = ("large.png", "small.png")
-    jobs = [Job(tmp_path / name, tmp_path / "out" / name) for name in names]
-    large, small = run(Upscaler(generator), jobs)
-    assert large.failure is not None
-    assert "out of memory" in large.failure
-    assert small.failure is None
