@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from srtrain.training.supervised import SupervisedSR
 
 PATIENCE = 10  # steps refused in a row
+SQUARABLE = 1e18  # float32 ends at 3.4e38
 # Of a coin d_loss is 2 at most (hinge; 2 log 2 of the logistic ones, 0 of Wasserstein's). Learning
 # rates 10⁴ times too high bring it to between 10² and 10¹⁰; one that can be recovered from, below.
 EXPLODED = 50.0
@@ -78,13 +79,14 @@ def blamed(not_finite: Collection[str], terms: Iterable[str]) -> str:
 def refuse_to_save(module: nn.Module, step: int) -> None:
     """Nothing, if the weights and the statistics of ``module`` are finite on all ranks.
 
-    Raises: RollBack if they are not.
+    Raises: RollBack if they are not, or so large that a squared error is not.
     """
     values = [p.detach() for p in module.parameters()]
     values += [b for b in _statistics(module) if b.is_floating_point()]
     largest = torch.stack(torch._foreach_norm(values, math.inf))
-    if anywhere(torch.isfinite(largest).all().logical_not()):
-        raise RollBack(f"the weights are not finite at step {step}", term="weights", step=step)
+    if anywhere((largest < SQUARABLE).all().logical_not()):
+        what = f"the weights are not finite, or beyond {SQUARABLE:g}, at step {step}"
+        raise RollBack(what, term="weights", step=step)
 
 
 def refuse_exploded(means: Mapping[str, float], *, first: int, step: int) -> None:
