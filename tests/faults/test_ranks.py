@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """No process, port file or shared memory of these ranks outlives a test by 30 s."""
-    before, shared = set(children(os.getpid())), set(Path("/dev/shm").iterdir())
+    before, shared = set(children(os.getpid())), _of_the_dead()
     with adopting():
         yield
         deadline = time.monotonic() + 30
@@ -43,8 +43,14 @@ def _nothing_left() -> Iterator[None]:
             time.sleep(0.2)
         assert not set(children(os.getpid())) - before
     ours = str(os.getpid())
-    assert not [name for name in set(Path("/dev/shm").iterdir()) - shared if "torch" in name.name]
+    assert not _of_the_dead() - shared
     assert not [*Path(tempfile.gettempdir()).glob(f"srtrain-*-{ours}-*.port")]
+
+
+def _of_the_dead() -> set[str]:
+    """Shared memory that torch named by a process which has ended: torch_PID_…"""
+    files = (path.name for path in Path("/dev/shm").glob("torch_*"))
+    return {name for name in files if not runs(int(name.split("_")[1]))}
 
 
 class Fault(NamedTuple):
