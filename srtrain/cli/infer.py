@@ -102,6 +102,19 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mean over 8 flips and turns: slower, a little better",
     )
+    _add_existing(parser)
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PKG",
+        help="a package whose networks the checkpoint may name (runs its code)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _add_existing(parser: argparse.ArgumentParser) -> None:
     made = parser.add_mutually_exclusive_group()
     made.add_argument(
         "--continue",
@@ -118,12 +131,3 @@ def _parser() -> argparse.ArgumentParser:
         const="replace",
         help="replace existing outputs",
     )
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PKG",
-        help="a package whose networks the checkpoint may name (runs its code)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="show tracebacks")
-    return parser
