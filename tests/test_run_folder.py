@@ -129,16 +129,19 @@ def test_lock_does_not_stay_with_a_fork_that_outlives_its_process(folder: RunFol
     child = os.fork()
     if child == 0:
         with folder.locked():
-            if os.fork() == 0:
-                time.sleep(60)
-                os._exit(0)
-            os.write(write, b"held")
+            grandchild = os.fork()
+            if grandchild:
+                os.write(write, b"%d" % grandchild)
             time.sleep(60)
-    assert os.read(read, 4) == b"held"
+            os._exit(0)
+    grandchild = int(os.read(read, 16))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with folder.locked():
-        pass
+    try:
+        with folder.locked():
+            pass
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
 
 
 def test_metrics_round_trip(folder: RunFolder) -> None:
