@@ -41,9 +41,9 @@ def test_any_name_is_trained_on(tmp_path: Path) -> None:
         assert sorted(images.names) == sorted(name.removesuffix(".png") for name in NAMES)
 
 
-def _moving(path: Path) -> None:
+def _moving(path: Path, kind: str | None = None) -> None:
     frames = [Image.fromarray(noise(20, 24, seed)) for seed in range(3)]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:])
 
 
 def test_of_animations_the_first_frame_is_used_and_that_is_said(
@@ -52,12 +52,14 @@ def test_of_animations_the_first_frame_is_used_and_that_is_said(
     folder = folder_of(tmp_path / "hr", 1, height=20, width=24)
     _moving(folder / "moving.gif")
     _moving(folder / "moving.webp")
+    _moving(folder / "stereo.jpg", "MPO")
     for _ in range(2):
         caplog.clear()
         images = open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
-        assert len(images) == 3
-        assert "2 of 3 images lose something: " in caplog.text
-        assert "moving.gif (3 frames: the first only)" in caplog.text
+        assert len(images) == 4
+        assert "3 of 4 images lose something: " in caplog.text
+        for name in ("moving.gif", "moving.webp", "stereo.jpg"):
+            assert f"{name} (3 frames: the first only)" in caplog.text
 
 
 def test_every_kind_of_file_is_trained_on_as_8_bit_rgb(tmp_path: Path) -> None:
