@@ -151,7 +151,7 @@ def _output(*words: str, environ: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def _until(condition: Callable[[], bool], folder: Path, seconds: float = 30) -> None:
+def _until(condition: Callable[[], bool], folder: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -244,7 +244,7 @@ class _Job:
     def _saved(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if "saved step" in line]
 
-    def wait(self, condition: Callable[[], bool], *, seconds: float = 240) -> None:
+    def wait(self, condition: Callable[[], bool], *, seconds: float = 600) -> None:
         """Until the condition holds; Slurm's delay after a requeue is skipped."""
         deadline = time.monotonic() + seconds
         while not condition():
