@@ -4,7 +4,6 @@ import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,9 +14,6 @@ from srtrain.data.collection import Files
 from srtrain.data.sources import Bundled, Concat, Folder, Synthetic
 from srtrain.images import read_rgb8
 from tests.data import folder_of, noise, save
-
-if TYPE_CHECKING:
-    pass
 
 
 @pytest.mark.parametrize("count", [3, 40])  # in this process, and in several
