@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from srtrain.errors import DataError
+from srtrain.images.reading import shown
 
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
@@ -36,7 +37,7 @@ def list_images(folder: Path) -> list[Path]:
             folders, links = _visit(current, visited, found)
         except OSError as error:
             what = f"cannot be read: {error.strerror or error}"
-            raise DataError(what, where=str(current), fix="check its permissions") from error
+            raise DataError(what, where=shown(current), fix="check its permissions") from error
         # After all real folders, which own what the links repeat.
         pending = [*sorted(links), *pending, *folders]
     return sorted(found)
@@ -50,7 +51,7 @@ def _visit(
     links: list[Path] = []
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited:
-        _log.warning("%s: skipped, this folder was already visited through a link", folder)
+        _log.warning("%s: skipped, this folder was already visited through a link", shown(folder))
         return folders, links
     visited.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:
@@ -64,7 +65,7 @@ def _visit(
                 if path.is_file():
                     found.append(path)
                 else:
-                    _log.warning("%s: skipped, not a regular file", path)
+                    _log.warning("%s: skipped, not a regular file", shown(path))
     return folders, links
 
 
