@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 
+from srtrain.files import write_atomic
 from srtrain.training.wandb_sent import Sent
 from srtrain.training.wandb_server import Mode, base_url, brief, mode_from_environment, problem
 
@@ -231,7 +232,7 @@ def _end_service() -> None:
 def _run_id(folder: Path) -> str:
     path = folder / "run-id"
     if not path.exists():
-        path.write_text(secrets.token_hex(4), encoding="utf-8")
+        write_atomic(path, secrets.token_hex(4).encode())
     return path.read_text(encoding="utf-8").strip()
 
 
