@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> int:
     """Exit code 0 if all is well, 3 with a table of what is not."""
-    from srtrain.data.check import LISTED
+    from srtrain.data.check import LISTED, cut_line
+    from srtrain.images import shown
 
     options = _parser().parse_args(argv)
     if options.bicubic and options.lr is None:
         _parser().error("--bicubic compares LR with HR: give --lr LR_DIR")
-    report = _check(options)
+    report, val = _check(options)
     print_report(report, limit=None if options.all else LISTED)
+    if line := cut_line({shown(options.hr): report, **val}, scale=options.scale):
+        print(line if options.lr else f"{line} (training crops lie anywhere)")
     return 3 if report.total else 0
 
 
@@ -51,9 +54,11 @@ def print_report(report: Report, *, limit: int | None) -> None:
     console.print(table)
 
 
-def _check(options: argparse.Namespace) -> Report:
+def _check(options: argparse.Namespace) -> tuple[Report, dict[str, Report]]:
+    """What is wrong, and of the validation folders how many images lose rows or columns."""
     from srtrain.data import check
     from srtrain.data.sources import Folder, Paired, PairFiles
+    from srtrain.images import shown
 
     report = check.Report()
     source = (
@@ -69,9 +74,14 @@ def _check(options: argparse.Namespace) -> Report:
             check.check_decodable(part, report)
         if options.bicubic and isinstance(part, PairFiles):
             check.check_bicubic(part, report)
+    val: dict[str, check.Report] = {}
     for folder in options.val:
-        check.check_leaks(parts, check.matched(Folder(folder), report), report)
-    return report
+        of_val = check.matched(Folder(folder), report)
+        check.check_leaks(parts, of_val, report)
+        sizes = val[f"val {shown(folder)}"] = check.Report()
+        for part in of_val:
+            check.check_sizes(part, sizes, scale=options.scale, smallest=1)
+    return report, val
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -45,10 +45,14 @@ ROUNDING_SHARE = 1e-3
 
 
 class Report:
-    """Problems by kind, each a place and a reason; and how many images were looked at."""
+    """Problems by kind, each a place and a reason; and how many images were looked at.
+
+    ``cut`` of the images are no multiple of the scale: no problem, but their last rows are unused.
+    """
 
     def __init__(self) -> None:
         self.images = 0
+        self.cut = 0
         self.problems: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def add(self, kind: str, where: str, reason: str = "") -> None:
@@ -208,6 +212,16 @@ def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: 
                 break
 
 
+def cut_line(sets: Mapping[str, Report], *, scale: int) -> str:
+    """How many images of each set lose rows or columns to ``scale``; empty if none does."""
+    said = [
+        f"{report.cut} of {counted(report.images, 'image')} in {name}"
+        for name, report in sets.items()
+        if report.cut
+    ]
+    return f"{', '.join(said)}: no multiple of {scale}, cut at the right and bottom" if said else ""
+
+
 def _digest(path: Path) -> str:
     try:
         return sha256_of(path)
@@ -234,6 +248,7 @@ def _hr_files(parts: Sequence[Collection]) -> list[tuple[Path, int]]:
 
 def _check_size(where: str, sizes: Sizes, report: Report, *, scale: int, smallest: int) -> None:
     height, width = sizes[0]
+    report.cut += bool(height % scale or width % scale)
     if min(height, width) < smallest:
         reason = f"{width}x{height}, at least {smallest}x{smallest} is needed"
         report.add(SMALL, where, reason)

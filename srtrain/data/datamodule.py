@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import lightning
 from torch.utils.data import DataLoader
 
+from srtrain import ranks
 from srtrain.data.cache import OnBad, open_images
-from srtrain.data.check import UNREADABLE, Report, check_opened, check_training_data
+from srtrain.data.check import UNREADABLE, Report, check_opened, check_training_data, cut_line
 from srtrain.data.crops import TrainingCrops, WholeImages
 from srtrain.data.sampler import EndlessBatches
 from srtrain.data.workers import EndlessLoader, as_is
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from srtrain.batch import Batch
     from srtrain.data.collection import Source
     from srtrain.data.imageset import ImageSet
+
+TRAIN = "train"
+
+log = logging.getLogger(__name__)
 
 
 class SRData(lightning.LightningDataModule):
@@ -71,6 +77,7 @@ class SRData(lightning.LightningDataModule):
         self.progress = progress
         self.train_images: ImageSet | None = None
         self.val_images: dict[str, ImageSet] = {}
+        self._reports: dict[str, Report] = {}
         self._prepared = False
 
     @property
@@ -97,6 +104,8 @@ class SRData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Check all images, decode those that are not in the cache; a second call does nothing.
 
+        Says how many whole images, and pairs, lose rows or columns that make no LR pixel.
+
         Raises: DataError listing everything that is wrong.
         """
         if self._prepared:
@@ -116,6 +125,8 @@ class SRData(lightning.LightningDataModule):
         report.raise_if_any()
         self.setup()
         self._prepared = True
+        if ranks.rank() == 0 and (line := cut_line(self._reports, scale=self.scale)):
+            log.warning("%s", line)
 
     def setup(self, stage: str | None = None) -> None:
         """Map the decoded images into this process.
@@ -123,10 +134,10 @@ class SRData(lightning.LightningDataModule):
         Raises: DataError listing those that do not fit the scale, the patch or the metrics.
         """
         if stage in (None, "fit") and self.train_images is None:
-            self.train_images = self._open(self.train, smallest=self.hr_patch_size)
+            self.train_images = self._open(TRAIN, self.train, smallest=self.hr_patch_size)
         if not self.val_images:
             self.val_images = {
-                name: self._open(source, smallest=self.min_val_size)
+                name: self._open(f"val {name}", source, smallest=self.min_val_size)
                 for name, source in self.val.items()
             }
 
@@ -179,13 +190,15 @@ class SRData(lightning.LightningDataModule):
         moved = super().transfer_batch_to_device(images, device, dataloader_idx)
         return {**moved, "sample": batch["sample"]}
 
-    def _open(self, source: Source, *, smallest: int) -> ImageSet:
+    def _open(self, name: str, source: Source, *, smallest: int) -> ImageSet:
         images = open_images(
             source, cache_dir=self.cache_dir, on_bad=self.on_bad, progress=self.progress
         )
         report = Report()
         check_opened(images, report, scale=self.scale, smallest=smallest)
         report.raise_if_any()
+        if images.paired or name != TRAIN:  # crops of HR alone lie anywhere: nothing is cut
+            self._reports[name] = report
         return images
 
     def _rank(self) -> tuple[int, int]:
