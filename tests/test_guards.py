@@ -178,6 +178,14 @@ def test_ten_in_a_row(refused: Any, given_up: int | None, resumed_at: int) -> No
     assert given_up is None or len(steps) < PATIENCE
 
 
+def test_rank_0_says_how_slow_it_goes_on(tmp_path: Path) -> None:
+    module = SimpleNamespace(lr_factor=1.0)
+    strategy = SimpleNamespace(broadcast=lambda own: {1.0: 0.5}[own])
+    guard: Any = Guard(RunFolder(tmp_path))  # a node that has not seen the file yet
+    guard.setup(SimpleNamespace(strategy=strategy), module, "fit")
+    assert module.lr_factor == 0.5
+
+
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, 1e30], ids=str)
 @pytest.mark.parametrize("where", ["weight", "running_var"])
 def test_what_is_not_finite_is_not_saved(where: str, bad: float) -> None:

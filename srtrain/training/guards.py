@@ -120,9 +120,10 @@ class Guard(Callback):
         self._kept: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before there are optimizers."""
+        """Before there are optimizers. Rank 0 says: its file may not have reached other nodes."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
-        module.lr_factor = Divergence(self.folder.path).lr_factor
+        factor = Divergence(self.folder.path).lr_factor
+        module.lr_factor = trainer.strategy.broadcast(factor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the statistics."""
@@ -201,7 +202,8 @@ class Streak:
 
     def state_dict(self) -> dict[str, Any]:
         """What was read, what is on its way, and what is not."""
-        flags = torch.stack(self._flags).tolist() if self._flags else []
+        self._wait()
+        flags = [float(flag) for flag in self._flags]  # a checkpoint's are on the CPU
         copied = [[step, block.tolist()] for step, block, _ in self._copied]
         return {"length": self.length, "first": self.first, "flags": flags, "copied": copied}
 
@@ -220,10 +222,14 @@ class Streak:
             event.record(torch.cuda.current_stream(device))
         self._flags, self._copied = [], [(step, copied, event)]
 
-    def _read(self) -> None:
-        for end, block, event in self._copied:
+    def _wait(self) -> None:
+        for _, _, event in self._copied:
             if event is not None:
                 event.synchronize()
+
+    def _read(self) -> None:
+        self._wait()
+        for end, block, _ in self._copied:
             for step, refused in enumerate(block.tolist(), start=end - len(block) + 1):
                 self.first = self.first if self.length else step
                 self.length = self.length + 1 if refused else 0
