@@ -45,14 +45,11 @@ ROUNDING_SHARE = 1e-3
 
 
 class Report:
-    """Problems by kind, each a place and a reason; and how many images were looked at.
-
-    ``cut`` of the images are no multiple of the scale: no problem, but their last rows are unused.
-    """
+    """Problems by kind, each a place and a reason; and how many images were looked at."""
 
     def __init__(self) -> None:
         self.images = 0
-        self.cut = 0
+        self.cut = 0  # no multiple of the scale: their last rows or columns make no LR pixel
         self.problems: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def add(self, kind: str, where: str, reason: str = "") -> None:
