@@ -28,6 +28,9 @@ test-slow: setup
 
 test-full: setup
 	$(PYTEST) $(ARGS)
+	$(PY) scripts/chaos.py --kills 20 experiment=mse
+	$(PY) scripts/chaos.py --kills 20 experiment=patchgan
+	$(PY) scripts/chaos.py --kills 20 --ranks 2 experiment=mse
 
 lint: setup
 	$(PY) -m ruff check .
