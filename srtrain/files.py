@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
+log = logging.getLogger(__name__)
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 TEMPORARY = re.compile(r"\..+\.[0-9a-z_]{8}\.tmp")
 _PREFIX = 32  # characters of a name in its temporary's: 255 bytes hold it in any script
 
@@ -73,7 +77,8 @@ def remove_temporaries(folder: Path) -> None:
 def held(lock: Path) -> Iterator[None]:
     """Hold the file ``lock`` for this process; the lock goes with the process, however it ends.
 
-    The holder may remove the file.
+    The holder may remove the file. Some clusters' file systems know no locks (Lustre without
+    ``flock``, NFS without ``lockd``): there nobody is refused, and that is said.
 
     Raises: HeldError naming the process and the host that have it; OSError of the file system.
     """
@@ -82,8 +87,10 @@ def held(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            stream.seek(0)
-            raise HeldError(stream.read().strip() or "another process") from error
+            if error.errno not in NO_LOCKS:
+                stream.seek(0)
+                raise HeldError(stream.read().strip() or "another process") from error
+            log.warning("%s: no locks here, beware of a second process", lock.parent)
         if not _is_at(stream, lock):
             raise HeldError("a process that has just ended")
         stream.truncate(0)

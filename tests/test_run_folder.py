@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import math
 import os
 import resource
@@ -82,6 +84,22 @@ def test_lock_names_its_holder_and_goes_with_it(folder: RunFolder) -> None:
             pytest.fail("two holders")
     with folder.locked():
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_where_there_are_no_locks_that_is_said(
+    number: int,
+    folder: RunFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with folder.locked():
+        assert f"process {os.getpid()} on" in (folder.path / ".lock").read_text()
+    assert "no locks here" in caplog.text
 
 
 def _fail(folder: RunFolder, error: BaseException) -> None:
