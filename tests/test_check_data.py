@@ -9,7 +9,8 @@ import torch
 
 from srtrain.cli.check_data import main
 from srtrain.cli.main import main as program
-from srtrain.data.check import LISTED, Report, check_training_data
+from srtrain.data.check import check_training_data
+from srtrain.data.report import LISTED, Report
 from srtrain.data.sources import Concat, Folder, Synthetic
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from srtrain.checks import counted
 
 if TYPE_CHECKING:
-    from srtrain.data.check import Report
+    from srtrain.data.report import Report
 
 
 def main(argv: list[str]) -> int:
     """Exit code 0 if all is well, 3 with a table of what is not."""
-    from srtrain.data.check import LISTED, cut_line
+    from srtrain.data.report import LISTED, cut_line
     from srtrain.images import shown
 
     options = _parser().parse_args(argv)
@@ -57,10 +57,11 @@ def print_report(report: Report, *, limit: int | None) -> None:
 def _check(options: argparse.Namespace) -> tuple[Report, dict[str, Report]]:
     """What is wrong, and of the validation folders how many images lose rows or columns."""
     from srtrain.data import check
+    from srtrain.data.report import Report
     from srtrain.data.sources import Folder, Paired, PairFiles
     from srtrain.images import shown
 
-    report = check.Report()
+    report = Report()
     source = (
         Folder(options.hr)
         if options.lr is None
@@ -74,11 +75,11 @@ def _check(options: argparse.Namespace) -> tuple[Report, dict[str, Report]]:
             check.check_decodable(part, report)
         if options.bicubic and isinstance(part, PairFiles):
             check.check_bicubic(part, report)
-    val: dict[str, check.Report] = {}
+    val: dict[str, Report] = {}
     for folder in options.val:
         of_val = check.matched(Folder(folder), report)
         check.check_leaks(parts, of_val, report)
-        sizes = val[f"val {shown(folder)}"] = check.Report()
+        sizes = val[f"val {shown(folder)}"] = Report()
         for part in of_val:
             check.check_sizes(part, sizes, scale=options.scale, smallest=1)
     return report, val

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from srtrain.checks import counted
 from srtrain.data.cache import cached
 from srtrain.data.collection import Files
 from srtrain.data.parallel import parallel
+from srtrain.data.report import (
+    AMBIGUOUS,
+    LEAKED,
+    NOT_BICUBIC,
+    SIZES,
+    SMALL,
+    UNREADABLE,
+    WITHOUT_HR,
+    WITHOUT_LR,
+    Report,
+)
 from srtrain.data.sources import Concat, Folder, Paired, PairFiles, size_problem
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError
@@ -27,54 +37,10 @@ if TYPE_CHECKING:
 
     Sizes = Sequence[Sequence[int]]
 
-UNREADABLE = "unreadable"
-SMALL = "too small"
-SIZES = "LR and HR sizes do not fit"
-WITHOUT_LR = "HR without LR"
-WITHOUT_HR = "LR without HR"
-AMBIGUOUS = "several files for one name"
-NOT_BICUBIC = "LR is not MATLAB's bicubic of HR"
-LEAKED = "in training and validation"
-
-LISTED = 10
-"""So many files are named per kind of problem; the rest is counted."""
 PREFLIGHT_PAIRS = 32
 """Pairs whose LR a training run compares with the bicubic; `srtrain check-data` takes all."""
 ROUNDING_SHARE = 1e-3
 """Share of values in which LR may be off by one: ties that another MATLAB version rounds up."""
-
-
-class Report:
-    """Problems by kind, each a place and a reason; and how many images were looked at."""
-
-    def __init__(self) -> None:
-        self.images = 0
-        self.cut = 0  # no multiple of the scale: their last rows or columns make no LR pixel
-        self.problems: dict[str, list[tuple[str, str]]] = defaultdict(list)
-
-    def add(self, kind: str, where: str, reason: str = "") -> None:
-        """One more offender."""
-        self.problems[kind].append((where, reason))
-
-    @property
-    def total(self) -> int:
-        """Number of problems of all kinds."""
-        return sum(len(found) for found in self.problems.values())
-
-    def raise_if_any(self) -> None:
-        """Raises DataError that names the first ten offenders of each kind."""
-        if not self.total:
-            return
-        kinds = []
-        for kind, found in self.problems.items():
-            named = ", ".join(f"{at} ({why})" if why else at for at, why in found[:LISTED])
-            more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-            kinds.append(f"{len(found)} {kind}: {named}{more}")
-        raise DataError(
-            f"{counted(self.total, 'problem')} in the data",
-            where="; ".join(kinds),
-            fix="`srtrain check-data` shows them as a table",
-        )
 
 
 def check_training_data(
@@ -85,6 +51,7 @@ def check_training_data(
     hr_patch_size: int,
     min_val_size: int = 1,
     lr_is_bicubic: bool = False,
+    list_damaged: bool = False,
     cache_dir: Path | None = None,
     progress: bool = True,
 ) -> Report:
@@ -94,12 +61,16 @@ def check_training_data(
 
     ``min_val_size``: what the metrics need on each side of a validation image.
     ``lr_is_bicubic``: also decode some pairs, evenly spread, and compare their LR with MATLAB's.
+    ``list_damaged``: if a header cannot be read, decode all, so that no second run finds more.
     """
     report = Report()
+    unknown: list[Collection] = []
 
     def sizes(part: Collection, smallest: int) -> None:
         store = cached(part, cache_dir=cache_dir, progress=progress)
         check_sizes(part, report, scale=scale, smallest=smallest, store=store, progress=progress)
+        if store is None:
+            unknown.append(part)
 
     train_parts = matched(train, report)
     for part in train_parts:
@@ -111,6 +82,9 @@ def check_training_data(
         for part in parts:
             sizes(part, min_val_size)
         check_leaks(train_parts, parts, report)
+    if list_damaged and UNREADABLE in report.problems:
+        for part in unknown:
+            check_decodable(part, report, progress=progress)
     return report
 
 
@@ -207,16 +181,6 @@ def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: 
             if twin.samefile(path) or digest(twin) == digest(path):
                 report.add(LEAKED, shown(path), f"same as {shown(twin)}")
                 break
-
-
-def cut_line(sets: Mapping[str, Report], *, scale: int) -> str:
-    """How many images of each set lose rows or columns to ``scale``; empty if none does."""
-    said = [
-        f"{report.cut} of {counted(report.images, 'image')} in {name}"
-        for name, report in sets.items()
-        if report.cut
-    ]
-    return f"{', '.join(said)}: no multiple of {scale}, cut at the right and bottom" if said else ""
 
 
 def _digest(path: Path) -> str:

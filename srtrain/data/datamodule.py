@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from srtrain import ranks
 from srtrain.data.cache import OnBad, open_images
-from srtrain.data.check import UNREADABLE, Report, check_opened, check_training_data, cut_line
+from srtrain.data.check import check_opened, check_training_data
 from srtrain.data.crops import TrainingCrops, WholeImages
+from srtrain.data.report import UNREADABLE, Report, cut_line
 from srtrain.data.sampler import EndlessBatches
 from srtrain.data.workers import EndlessLoader, as_is
 
@@ -117,6 +118,7 @@ class SRData(lightning.LightningDataModule):
             hr_patch_size=self.hr_patch_size,
             min_val_size=self.min_val_size,
             lr_is_bicubic=self.lr_is_bicubic,
+            list_damaged=self.on_bad == "error",
             cache_dir=self.cache_dir,
             progress=self.progress,
         )
