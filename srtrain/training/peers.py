@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from srtrain.errors import DistributedError, InterruptedRunError, PreemptedError
+from srtrain.errors import DistributedError, DivergedError, InterruptedRunError, PreemptedError
 from srtrain.training.board import MOST, Board, Still, Verdict, within
 
 if TYPE_CHECKING:
@@ -127,8 +127,7 @@ class Peers:
 
     def verdict(self, *, wait_s: float | None = None) -> Verdict | None:
         """What ended the others; by default waits until somebody must know."""
-        most = SILENT_S + 2 * BEAT_S if wait_s is None else wait_s
-        deadline = time.monotonic() + most
+        deadline = time.monotonic() + (SILENT_S + 2 * BEAT_S if wait_s is None else wait_s)
         while self._verdict is None and time.monotonic() < deadline:
             time.sleep(TICK_S)
         return self._verdict
@@ -263,6 +262,13 @@ class Steps(Callback):
         self.peers.trains = False
         self.peers.enters(0)
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Who is rolled back, as all ranks are, is in no step while it is built again."""
+        if isinstance(exception, DivergedError):
+            self.peers.enters(0)
+
 
 def _silent(rank: int) -> Verdict:
     what = f"rank {rank} was silent for {SILENT_S:g} s: killed or stopped"
@@ -287,8 +293,7 @@ def joined() -> Peers | None:
 def waiting() -> Iterator[None]:
     """Within, this rank has come and the others have not, for all it knows."""
     peers = joined()
-    if peers is not None:
-        peers.waits(True)
+    say: Callable[[bool], object] = peers.waits if peers else bool
+    say(True)
     yield
-    if peers is not None:
-        peers.waits(False)
+    say(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,13 @@ class FlatDDP(DDPStrategy):
 
 
 def _come(peers: Peers) -> None:
-    """Wait until all ranks are built, where signals are heard: within torch none is."""
-    total, limit = peers.world_size, peers.timeout_s
-    gather(peers.store, "built", "", rank=peers.rank, total=total, timeout_s=limit)
+    """Wait until all ranks are built, where signals are heard: within torch none is.
+
+    For as long as it takes: one node's cache may lack the images that another's holds. Who dies
+    meanwhile, or falls silent, is told by the peers.
+    """
+    total = peers.world_size
+    gather(peers.store, "built", "", rank=peers.rank, total=total, timeout_s=math.inf)
 
 
 def _destroy() -> None:
