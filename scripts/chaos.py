@@ -38,7 +38,7 @@ MARK = "SRTRAIN_CHAOS"  # in the environment of every process of a run, whoever 
 # metrics.csv.)
 PASSED_OVER = {"seconds", "samples_per_second", "run_dir", "loops"}
 CODES = {signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGINT: 130}
-HUNG_S = 300.0  # between a signal and the end of the run
+HUNG_S = 300.0  # without a new line, or after a signal
 # Intervals that share no factor: kills fall on, before and after each of them.
 SMALL = (
     "budget=smoke",
@@ -124,9 +124,15 @@ class Started:
         """Until it has trained this share of what was left of ``steps``; None if it ended before.
 
         Returns the step that it waited for.
+        Raises: RuntimeError, when all its processes are killed, if it stands still.
         """
+        moved, newest = time.monotonic(), -1
         while self.process.poll() is None:
-            reached = self.step()
+            if (reached := self.step()) != newest:
+                moved, newest = time.monotonic(), reached
+            if time.monotonic() - moved > HUNG_S:
+                self.send(signal.SIGKILL)
+                raise RuntimeError(f"the run stood still:\n{self.said()[-3000:]}")
             if reached > (resumed := self.resumed()) or resumed >= steps:
                 step = resumed + round(share * (steps - resumed))
                 if reached >= step or resumed >= steps:
@@ -205,7 +211,7 @@ def left(run: Started, *, expected: set[int]) -> int:
     Raises: RuntimeError with its last lines for another code, a hang, or a process left behind.
     """
     try:
-        code = run.process.wait(timeout=None if expected == {0} else HUNG_S)
+        code = run.process.wait(timeout=HUNG_S)
         trouble = "" if code in expected else f"ended with code {code}"
     except subprocess.TimeoutExpired:
         code, trouble = -1, "did not end"
@@ -266,6 +272,7 @@ def chaos(words: Sequence[str], *, steps: int, kills: int, seed: int, folder: Pa
         row = disturbed(kill, Started(words, folder / "killed"), steps=steps)
         print(f"{number:2}  {row}", flush=True)
     last = Started(words, folder / "killed")
+    last.wait_for(1.0, steps=steps)
     left(last, expected={0})
     print(f"{'end':38}{last.resumed():12} {steps:8}  code 0")
     return differences(folder / "twin", folder / "killed", step=steps)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from scripts import chaos
 from scripts.chaos import CODES, Pace, Started, differences, left, main, plan, unequal
 from srtrain.networks.storage import checkpoint_name, write_checkpoint
 from tests.conftest import ROOT
@@ -109,8 +110,10 @@ ROWS = "echo resumed from step 2; printf '2,a,1\\n3,a,1\\n4,a' > ${3#run_dir=}/m
 def test_a_run_is_seen_to_train_and_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = _program(tmp_path, f"setsid sleep 60 & {ROWS}; wait", monkeypatch)
+    later = "until [ -e ${3#run_dir=}/go ]; do sleep 0.05; done"
+    run = _program(tmp_path, f"setsid sleep 60 & {later}; {ROWS}; wait", monkeypatch)
     assert run.step() == 0
+    (tmp_path / "run" / "go").touch()
     assert run.wait_for(0.0, steps=10) == 2
     assert (run.resumed(), run.step()) == (2, 3)
     while len(run.alive()) < 2:  # a process that is being replaced has no environment
@@ -133,6 +136,15 @@ def test_other_ends_are_trouble(
     assert run.wait_for(0.0, steps=10) is None
     with pytest.raises(RuntimeError, match=said):
         left(run, expected={0})
+    assert run.alive() == []
+
+
+def test_a_run_that_stands_still_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "HUNG_S", 0.5)
+    run = _program(tmp_path, f"{ROWS}; sleep 60", monkeypatch)
+    with pytest.raises(RuntimeError, match=r"stood still:\nresumed from step 2"):
+        run.wait_for(1.0, steps=10)
+    assert run.process.wait() == -signal.SIGKILL
     assert run.alive() == []
 
 
