@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from srtrain.augmentation.batch import BatchAugmentation
+from srtrain.config.location import conf_dir
+from srtrain.config.yamlfile import read_config
 from srtrain.degradation.resize import Bicubic, shrunk, upscale_rounded
 from srtrain.errors import ConfigError
 from srtrain.losses.adversarial import Adversarial
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from srtrain.losses.adversarial import Objective
     from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
+    from srtrain.networks.spec import Spec
     from srtrain.training.loop import Callback, Logger, TrainerOptions
     from srtrain.training.records import Records
     from srtrain.training.run_folder import RunFolder
@@ -70,12 +73,21 @@ def make_discriminator(config: DictConfig, options: TrainerOptions) -> Discrimin
     return build_discriminator(spec, bf16=bf16, trust=[*config.trust, own_package])
 
 
+def generator_options(scale: int) -> dict[str, Spec]:
+    """What ``generator=`` may be, by name, as srtrain's own files say it."""
+    paths = sorted((conf_dir() / "generator").glob("*.yaml"))
+    files = {path.stem: dict(read_config(path).values) for path in paths}
+    nodes = plain(OmegaConf.create({"scale": scale, "options": files}))["options"]
+    return {name: spec_of(node) for name, node in nodes.items()}
+
+
 def load_initial_weights(
     config: DictConfig, generator: Generator, discriminator: Discriminator | None
 ) -> list[str]:
     """``init_from``: copies what fits; returns the lines that say what did."""
     path = Path(config.init_from.path)
-    said = [str(init_from(generator, path, partial=config.init_from.partial))]
+    partial = config.init_from.partial
+    said = [str(init_from(generator, path, partial=partial, options=generator_options))]
     if discriminator is not None:
         said.append(discriminator_from(discriminator, path))
     return said

@@ -155,7 +155,7 @@ def build_network(spec: Spec, *, group: str, trust: Sequence[str] = ()) -> nn.Mo
     Raises: as ``build_generator``.
     """
     target, kwargs = spec["_target_"], spec["kwargs"]
-    network = _network_class(target, group=group, trust=trust)
+    network = network_class(target, group=group, trust=trust)
     _check_arguments(network, target, kwargs, group=group)
     try:
         return network(**kwargs)
@@ -176,7 +176,13 @@ def size_needs(net: nn.Module, target: str, kwargs: Mapping[str, Any]) -> Needs:
     )
 
 
-def _network_class(target: str, *, group: str, trust: Sequence[str]) -> Callable[..., nn.Module]:
+def network_class(
+    target: str, *, group: str, trust: Sequence[str] = ()
+) -> Callable[..., nn.Module]:
+    """The class of that dotted path.
+
+    Raises: as ``build_generator``.
+    """
     module_name, _, class_name = target.rpartition(".")
     if not _below(module_name, (*TRUSTED, *trust)):
         package = module_name.partition(".")[0] or target
@@ -205,7 +211,7 @@ def _network_class(target: str, *, group: str, trust: Sequence[str]) -> Callable
 
 
 def _takes_out_channels(target: str, *, trust: Sequence[str]) -> None:
-    network = _network_class(target, group="generator", trust=trust)
+    network = network_class(target, group="generator", trust=trust)
     if "out_channels" not in inspect.signature(network).parameters:
         raise ConfigError(
             f"{target} predicts one image: it has no parameter out_channels",

@@ -9,6 +9,7 @@ import torch
 
 from srtrain.errors import StorageError
 from srtrain.networks.loading import StateDict, community_generator, read_state
+from srtrain.networks.recognition import looks_like
 from srtrain.networks.storage import is_own_checkpoint, load_tensors, resolve
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from srtrain.networks.discriminator import Discriminator
     from srtrain.networks.generator import Generator
+    from srtrain.networks.recognition import Options
     from srtrain.networks.spec import Spec
 
 DISCRIMINATOR = "discriminator.net."  # in a training state
@@ -57,7 +59,9 @@ class Transfer:
         return "; ".join([f"{len(self.copied)} of {self.total} tensors copied", *rest])
 
 
-def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
+def init_from(
+    generator: Generator, path: Path, *, partial: bool, options: Options | None = None
+) -> Transfer:
     """Copy every tensor of ``path`` whose name and shape the generator has, in place.
 
     ``path`` is anything that ``load_generator`` takes, and any other file of named tensors. Names
@@ -67,7 +71,7 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
     copied.
 
     Raises: StorageError, leaving the generator as it was, if less than half of its tensors match,
-    or if anything does not match and ``partial`` is false.
+    or if anything does not match and ``partial`` is false; of ``options``, it names what would fit.
     """
     own = generator.net.state_dict()
     state = read_state(path)
@@ -79,24 +83,34 @@ def init_from(generator: Generator, path: Path, *, partial: bool) -> Transfer:
             ((state, found), (respelt, _compare(own, respelt, maps))),
             key=lambda it: len(it[1].copied),
         )
-    if 2 * len(found.copied) < found.total:
-        raise StorageError(
-            f"less than half of the generator is in the file: {found}",
-            where=f"init_from={path}",
-            fix="choose the generator and the parameters that the file was trained with",
-        )
-    if not found.complete and not partial:
-        raise StorageError(
-            f"the file fits the generator only in part: {found}",
-            where=f"init_from={path}",
-            fix="init_from.partial=true trains the rest from its fresh weights",
-        )
+    _refuse(found, path, partial=partial, options=options)
     with torch.no_grad():
         for name in found.copied:
             own[name].copy_(state[name])
         for name in found.led:
             own[name][: len(state[name])].copy_(state[name])
     return found
+
+
+def _refuse(found: Transfer, path: Path, *, partial: bool, options: Options | None) -> None:
+    """Nothing, if the file fits well enough.
+
+    Raises: StorageError with what does not fit, and what would.
+    """
+    if 2 * len(found.copied) < found.total:
+        what = "less than half of the generator is in the file"
+        fix = "choose the generator and the parameters that the file was trained with"
+    elif not (found.complete or partial):
+        what = "the file fits the generator only in part"
+        fix = "init_from.partial=true trains the rest from its fresh weights"
+    else:
+        return
+    known = looks_like(path, options) if options else ""
+    raise StorageError(
+        f"{what}: {found}",
+        where=f"init_from={path}",
+        fix=f"{fix}; {known}" if known else fix,
+    )
 
 
 def discriminator_from(discriminator: Discriminator, path: Path) -> str:
