@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,6 +33,16 @@ class Finished:
     rc: int
     stdout: str
     stderr: str
+
+
+@contextmanager
+def ending(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Within, it runs; a test that fails does not wait for its end."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,6 +30,7 @@ from srtrain.training.interrupt import Interrupt
 from srtrain.training.loop import SIGTERM_QUESTION
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.supervised import SupervisedSR
+from tests.conftest import ending
 from tests.training import draw_sets, train, words
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def test_signal_saves_and_the_same_command_continues(
     number: signal.Signals, code: int, extra: list[str], to: str, images: Path, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "stopped")
-    with _started(folder, images, *extra) as process:
+    with ending(_started(folder, images, *extra)) as process:
         _wait_for(lambda: folder.metrics.exists() and len(folder.read_metrics()) > 60, process)
         ranks = _children(process)[:2] if extra else []
         os.kill(ranks[1] if to == "rank" else process.pid, number)
@@ -264,7 +265,7 @@ def test_signal_saves_and_the_same_command_continues(
 @pytest.mark.slow
 def test_ranks_that_are_being_built_are_stopped_too(images: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "early")
-    with _started(folder, images, *DDP) as process:
+    with ending(_started(folder, images, *DDP)) as process:
         _wait_for(lambda: len(_children(process)) >= 2, process)
         ranks = _children(process)[:2]
         time.sleep(2)

@@ -15,7 +15,7 @@ import torch
 
 from srtrain.files import read_json
 from srtrain.training.run_folder import RunFolder
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ending
 from tests.slurm import Slurm, missing, two_nodes
 from tests.training import draw_sets, train, weights, words
 
@@ -159,14 +159,15 @@ def test_jobs_of_a_sweep_are_requeued_by_themselves(
     asked = words(images, tmp_path / "run", "trainer.max_steps=40", *PACE)
     submit = ("seed=1,2", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60")
     command = [sys.executable, "-m", "srtrain", "--multirun", *asked, *submit]
-    with subprocess.Popen(
+    started = subprocess.Popen(
         command,
         cwd=tmp_path,
         env={**slurm.environ, **ENVIRON},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    ) as waiting:
+    )
+    with ending(started) as waiting:
         folders = [RunFolder(tmp_path / f"run_{number}") for number in (0, 1)]
         deadline = time.monotonic() + 240
         while not folders[1].read_metrics():

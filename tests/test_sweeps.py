@@ -18,7 +18,7 @@ from srtrain.cli.main import main
 from srtrain.cli.process import SIGNALS
 from srtrain.errors import InterruptedRunError, PreemptedError
 from srtrain.training.run_folder import RunFolder
-from tests.conftest import ROOT
+from tests.conftest import ROOT, ending
 from tests.training import draw_sets, words
 
 PACE = ("+callbacks.pace._target_=tests.pace.Pace", "+callbacks.pace.seconds=0.2")
@@ -81,14 +81,15 @@ def test_a_signal_stops_the_jobs_of_joblib(tmp_path: Path) -> None:
     side_by_side = ("seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     asked = words(draw_sets(tmp_path), tmp_path / "run", "trainer.max_steps=900", *PACE)
     command = [sys.executable, "-m", "srtrain", "--multirun", *asked, *side_by_side]
-    with subprocess.Popen(
+    started = subprocess.Popen(
         command,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with ending(started) as process:
         folders = [RunFolder(tmp_path / f"run_{number}") for number in (0, 1)]
         deadline = time.monotonic() + 240
         while not all(folder.read_metrics()[3:] for folder in folders):
