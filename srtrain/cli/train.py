@@ -171,17 +171,30 @@ def _train(run: Run) -> float | None:
         run.folder.cut_metrics(step, measured=module.validation.measured_at == step)
     if options.compile:
         generator.net.compile()
+    try:
+        _fit(trainer, module, data, path)
+        parts.checkpointing.flush(final=True)
+    except RollBack:
+        _close(trainer)  # what trains on logs by itself
+        raise
+    mean = _report(run, module, summary, trainer.global_step)
+    _close(trainer)
+    return mean
+
+
+def _fit(trainer: Trainer, module: SupervisedSR, data: SRData, path: Path | None) -> None:
+    """Train from the checkpoint at ``path`` to ``max_steps``; measure before and after."""
     if path is None:
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     if module.validation.measured_at != trainer.global_step:  # stopped or killed before that
         trainer.validate(module, datamodule=data, verbose=False)
-    parts.checkpointing.flush(final=True)
-    mean = _report(run, module, summary, trainer.global_step)
+
+
+def _close(trainer: Trainer) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, Wandb):
             logger.close()
-    return mean
 
 
 def _parts(run: Run, module: SupervisedSR) -> Parts:

@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 from srtrain.training import wandb
+from srtrain.training.guards import Guard, RollBack
 from srtrain.training.wandb_sent import Sent
 from tests.training import cut_back, draw_images, train
 from tests.wandb_file import read_wandb
@@ -175,3 +177,24 @@ def test_a_killed_and_continued_run_tells_each_step_once_under_one_id(
     told = [step for run in runs for step in run.series("train/loss")]
     assert sorted(told) == [1, 2, 3, 4, 5, 6]
     assert [step for step, name, _ in killed.read_metrics() if name == "train/loss"] == sorted(told)
+
+
+def test_a_run_that_is_rolled_back_goes_on_telling(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Step 5 breaks before it is told; from step 4 on, a logger of its own tells the others."""
+    original, closed = Guard.on_train_batch_end, []
+
+    def broken(guard: Guard, trainer: Any, module: Any, *rest: Any) -> None:  # noqa: ANN401
+        if module.lr_factor == 1.0 and trainer.global_step == 5:
+            closed.append(trainer.loggers[0])
+            raise RollBack("broken", term="pixel", step=5)
+        original(guard, trainer, module, *rest)
+
+    monkeypatch.setattr(Guard, "on_train_batch_end", broken)
+    folder = train(images, tmp_path / "run", "logger=wandb")
+    assert [logger.broken for logger in closed] == [True]
+    runs = [read_wandb(file) for file in files_of(folder.path)]
+    assert [run.finished for run in runs] == [True, True]
+    assert sorted(step for run in runs for step in run.series("train/loss")) == [1, 2, 3, 4, 5, 6]
+    assert "W&B" not in caplog.text
