@@ -34,12 +34,10 @@ class Writer:
         if self._thread is not None and not self._thread.is_alive():
             self.flush()
 
-    def flush(self, *, timeout_s: float | None = None) -> None:
-        """Wait for the job, at most ``timeout_s``; raise what it raised, once."""
+    def flush(self) -> None:
+        """Wait for the job; raise what it raised, once."""
         if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                return
+            self._thread.join()
             self._thread = None
         error, self._error = self._error, None
         if error is not None:
