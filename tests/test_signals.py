@@ -22,7 +22,14 @@ from srtrain.cli import build
 from srtrain.cli.main import main
 from srtrain.cli.process import LEAVE, SIGNALS, continue_command, lifetime
 from srtrain.data.datamodule import SRData
-from srtrain.errors import DataError, InterruptedRunError, PreemptedError, SrtrainError, Stopped
+from srtrain.errors import (
+    DataError,
+    DistributedError,
+    InterruptedRunError,
+    PreemptedError,
+    SrtrainError,
+    Stopped,
+)
 from srtrain.files import read_json
 from srtrain.networks.storage import newest_valid, read_checkpoint
 from srtrain.training import checkpointing
@@ -170,6 +177,14 @@ def test_between_steps_it_saves_and_leaves() -> None:
     signals.number = 0
     interrupt.on_train_end(trainer, trainer)
     assert not signals.patient  # what follows has nothing to save
+
+
+def test_ranks_that_go_on_from_different_checkpoints_say_so() -> None:
+    strategy = SimpleNamespace(broadcast=lambda _: 30)
+    trainer: Any = SimpleNamespace(world_size=2, global_rank=1, global_step=20, strategy=strategy)
+    interrupt = Interrupt(SimpleNamespace(), SimpleNamespace())  # type: ignore[arg-type]
+    with pytest.raises(DistributedError, match="rank 0 goes on from step 30, rank 1 from 20: they"):
+        interrupt.on_train_start(trainer, None)  # type: ignore[arg-type]
 
 
 def test_lightning_still_asks_under_those_names() -> None:

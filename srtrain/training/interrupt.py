@@ -35,7 +35,7 @@ class Interrupt(Callback):
     process alone leaves a validation between two images; the run that is continued begins with it.
     Outside training nothing is to be saved: there signals stop the run at once.
 
-    Raises: DistributedError when the ranks are not at the same batch.
+    Raises: DistributedError when the ranks are not at the same step or batch.
     """
 
     def __init__(self, checkpointing: Checkpointing, signals: Signals) -> None:
@@ -50,6 +50,10 @@ class Interrupt(Callback):
         """From here on there is something to save."""
         self.signals.patient = True
         if trainer.world_size > 1:
+            led, own = trainer.strategy.broadcast(trainer.global_step), trainer.global_step
+            if led != own:  # a file system that is late, or damaged on one node
+                what = f"rank 0 goes on from step {led}, rank {trainer.global_rank} from {own}"
+                raise DistributedError(f"{what}: they see different checkpoints")
             self._group = cast("dist.ProcessGroup", dist.new_group(backend="gloo"))
 
     def on_train_batch_end(
