@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
@@ -37,6 +38,12 @@ def forked_ranks(
         for rank in range(ranks)
     ]
     return [_ended(pid) for pid in started]
+
+
+def grow_at_most(megabytes: int) -> None:
+    """From now on, for this process: a fork, as nothing takes it back."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20,) * 2)
 
 
 def _fork(

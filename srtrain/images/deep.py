@@ -31,6 +31,16 @@ def png_header(data: bytes) -> tuple[int, int, int, int] | None:
     return width, height, depth, colour
 
 
+def png_profile(data: bytes) -> int:
+    """Bytes of a PNG's colour profile as it lies in the file, compressed; 0 without one."""
+    at, largest = len(_SIGNATURE), 0
+    while (kind := data[at + 4 : at + 8]) not in (b"IDAT", b""):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        largest = max(largest, length if kind == b"iCCP" else 0)
+        at += 12 + length
+    return largest
+
+
 def is_deep(image: Image.Image) -> bool:
     """Whether an opened file holds 16-bit colour, or 16-bit gray with alpha."""
     if image.format == "PNG":

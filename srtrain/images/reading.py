@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DEFAULT_MAX_PIXELS = 2**27  # 134 million: 0.4 GB as RGB8
 _ORIENTATION = 0x0112  # EXIF tag
 _SLACK = 16 * 2**20  # bytes beside the pixels: profiles, previews, text
+_PROFILE = 16 * 2**10  # compressed: the fast decoder unpacks up to a thousand times as much
 # Of Pillow's decoders those of IMAGE_SUFFIXES, whatever a file is named: others start programs
 # (EPS: Ghostscript) or are hardly used.
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
@@ -248,7 +249,7 @@ def _plain_png(path: Path) -> Pixels | None:
             if path.stat().st_size > 3 * width * height + _SLACK:  # an animation? Pillow knows
                 return None
             data = head + stream.read()
-        if b"eXIf" in data or b"tRNS" in data:
+        if b"eXIf" in data or b"tRNS" in data or deep.png_profile(data) > _PROFILE:
             return None
         from kornia_rs import io as fast
 

@@ -21,6 +21,7 @@ from srtrain.errors import DataError, StorageError
 from srtrain.images import read_rgb8
 from tests.data import folder_of, noise, save
 from tests.faults.test_image_faults import MEMORY
+from tests.forks import grow_at_most
 from tests.image_files import BAD
 from tests.training import draw_sets, losses, train, weights
 
@@ -131,8 +132,7 @@ def test_bombs_among_the_images_cost_no_memory(tmp_path: Path, name: str) -> Non
     MEMORY[name](tmp_path / "hr" / name)
     child = os.fork()
     if child == 0:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+        grow_at_most(100)
         try:
             data = data_of(tmp_path, train=Folder(tmp_path / "hr"), on_bad="skip")
             data.prepare_data()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import resource
 import socket
 import struct
 import time
@@ -13,12 +12,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import kornia_rs.io
 import numpy as np
 import pytest
 from PIL import Image
 
 from srtrain.errors import DataError
 from srtrain.images import image_size, list_images, read_picture, read_rgb8
+from tests.forks import grow_at_most
 from tests.image_files import BAD, encoded, levels_of, png, text_bomb
 
 
@@ -108,11 +109,15 @@ def _deep_tiff(path: Path) -> Path:
 
 def _profile_bomb(path: Path) -> Path:
     """A PNG whose colour profile unpacks to 200 MB."""
-    profile = b"iCCP" + b"x\0\0" + zlib.compress(bytes(200 * 2**20), 1)
+    path.write_bytes(_with_profile(zlib.compress(bytes(200 * 2**20), 1)))
+    return path
+
+
+def _with_profile(compressed: bytes) -> bytes:
+    profile = b"iCCP" + b"x\0\0" + compressed
     length, checksum = (struct.pack(">I", n) for n in (len(profile) - 4, zlib.crc32(profile)))
     data = encoded("PNG")
-    path.write_bytes(data[:33] + length + profile + checksum + data[33:])
-    return path
+    return data[:33] + length + profile + checksum + data[33:]
 
 
 def _text_after_text(path: Path) -> Path:
@@ -151,8 +156,7 @@ def test_no_file_takes_memory_that_its_pixels_do_not_need(
     path = MEMORY[name](tmp_path / name)
     child = os.fork()
     if child == 0:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20,) * 2)
+        grow_at_most(100)
         try:
             read(path)
         except DataError as error:
@@ -218,6 +222,19 @@ def test_a_panic_of_the_fast_decoder_is_a_bad_file(
     monkeypatch.setattr("kornia_rs.io.decode_image_png_u8", panics)
     with pytest.raises(DataError, match="damaged image: index out of bounds"):
         read_rgb8(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize(("size", "fast"), [(3_000, True), (20_000, False)])
+def test_a_large_profile_is_not_unpacked_by_the_fast_decoder(
+    size: int, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take 64 MB for one, and abort the process where there are none."""
+    (tmp_path / "x.png").write_bytes(_with_profile(zlib.compress(random.Random(0).randbytes(size))))
+    decoded, decode = [], kornia_rs.io.decode_image_png_u8
+    spy = lambda *given: decoded.append(given) or decode(*given)  # noqa: E731
+    monkeypatch.setattr(kornia_rs.io, "decode_image_png_u8", spy)
+    np.testing.assert_array_equal(read_rgb8(tmp_path / "x.png"), levels_of(64, 64, 3))
+    assert len(decoded) == fast
 
 
 def test_a_folder_that_cannot_be_read_is_named_not_passed_over(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from srtrain.images import Picture
 from srtrain.inference import tiling
 from srtrain.inference.run import Job, run
 from srtrain.inference.upscaler import Upscaler
+from tests.forks import grow_at_most
 from tests.upscaling import smooth, tiny_generator, touch
 
 
@@ -91,8 +91,7 @@ def test_of_a_large_image_little_more_is_held_than_its_pixels() -> None:
     assert upscaler.reach.exact
     child = os.fork()
     if child == 0:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20,) * 2)
+        grow_at_most(150)
         try:
             larger = upscaler.upscale_picture(picture)
         except BaseException:

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import resource
 import struct
 import zipfile
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from srtrain.errors import StorageError
 from srtrain.networks.edsr import EDSRLite
 from srtrain.networks.loading import load_generator, unwrap
 from srtrain.networks.storage import load_tensors, write_checkpoint
+from tests.forks import grow_at_most
 from tests.training import draw_sets, train, words
 
 MEGABYTE = 2**20
@@ -107,8 +107,7 @@ def _in_little_memory(path: Path) -> str:
     said = path.with_name("said")
     child = os.fork()
     if child == 0:
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 100 * MEGABYTE,) * 2)
+        grow_at_most(100)
         try:
             load_generator(path)
         except StorageError as error:
