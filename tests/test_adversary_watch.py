@@ -226,7 +226,12 @@ def test_wandb_histogram(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     rows = []
     monkeypatch.setattr(WandbLogger, "__init__", lambda self, **_: None)
     monkeypatch.setattr(WandbLogger, "log_metrics", lambda self, row, step: rows.append(row))
-    Wandb(SimpleNamespace(), run_dir=tmp_path).log_histogram("a", torch.tensor([0.0, 1.0, 1.0]), 7)  # type: ignore[arg-type]
+    (tmp_path / "wandb").mkdir()
+    run = SimpleNamespace(finish=lambda: None)
+    monkeypatch.setattr(WandbLogger, "experiment", run)
+    logger = Wandb(run, run_dir=tmp_path)  # type: ignore[arg-type]
+    logger.log_histogram("a", torch.tensor([0.0, 1.0, 1.0]), 7)
+    logger.close()  # its thread has written by then
     (row,) = rows
     assert row["generator_step"] == 7
     counts = row["a"].histogram

@@ -205,7 +205,7 @@ OFF = ("none", "none", "none", "supervised")
         (
             ["experiment=esrgan", "budget=smoke"],
             ("patchgan_lite", "ragan", "adam", "adversarial"),
-            5e-3,
+            6e-3,
             "edsr_lite",
         ),
         (

@@ -20,7 +20,6 @@ FIGURES = {  # what the text leans on, as printed
         "squared error of any one / of the mean: 2.00\n",
     ],
 }
-SLOW = [pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS[1:]]
 
 
 def test_there_are_notebooks() -> None:
@@ -34,8 +33,9 @@ def test_committed_without_output(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("path", [NOTEBOOKS[0], *SLOW], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_executes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a kernel of this interpreter; nbclient raises what any cell raises."""
     monkeypatch.setenv("SRTRAIN_NOTEBOOK_STEPS", "4")

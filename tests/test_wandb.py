@@ -86,6 +86,7 @@ def test_runs_of_one_process_are_kept_apart(tmp_path: Path) -> None:
     assert all(run.finished for run in logged)
 
 
+@pytest.mark.slow
 def test_command_without_key_is_offline_and_silent(images: Path, tmp_path: Path) -> None:
     command = ["-m", "srtrain", *words(images, tmp_path / "run", "logger=wandb")]
     done = python(command, ROOT, environment(tmp_path))
