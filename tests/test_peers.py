@@ -66,6 +66,21 @@ def test_a_verdict_names_the_rank(verdict: Verdict, told: str) -> None:
     assert verdict.told == told
 
 
+@pytest.mark.parametrize(
+    ("beats", "late"),
+    [
+        (["9 waits in 5", "9 computes 5"], "rank 1"),
+        (["9 computes 6", "9 computes 5"], "rank 1"),  # nccl: the host went on
+        (["9 computes 5", "9 computes 5"], "ranks 0, 1"),
+        (["9 waits in 5", "done"], "rank 0"),
+    ],
+)
+def test_the_one_furthest_behind_is_late(beats: list[str], late: str) -> None:
+    ranks: Any = SimpleNamespace(world_size=2, _step=5, timeout_s=4)
+    board: Any = SimpleNamespace(heard=beats.__getitem__)
+    assert peers.Peers._late(ranks, board).what == f"{late} did not end step 5 within 4 s"
+
+
 def test_a_process_that_was_stopped_itself_does_not_count_that_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

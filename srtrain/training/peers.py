@@ -32,10 +32,7 @@ UNWIND_S = 3.0  # for a rank to fail by itself, once another has
 FLUSH_S = 10.0  # for the checkpoint that is being written
 STOP_S = 120.0  # for a rank that was asked to save and leave
 DONE = "done"
-STOPS = {
-    PreemptedError.exit_code: signal.SIGTERM,
-    InterruptedRunError.exit_code: signal.SIGINT,
-}
+STOPS = {PreemptedError.exit_code: signal.SIGTERM, InterruptedRunError.exit_code: signal.SIGINT}
 BROKEN = re.compile(r"gloo|nccl|NCCL|ProcessGroup|TCPStore|c10d")
 
 
@@ -76,11 +73,10 @@ class Peers:
         self._rounds = 0
         self._next = (rank + 1) % world_size
         self._silence = Still(longest=2 * BEAT_S)
-        self._lost = False
+        self._lost = self._signalled = False
         self._stalled = Still(longest=2 * BEAT_S)
         self._stuck, self._obeyed, self._overdue = (Still(longest=4 * TICK_S) for _ in range(3))
         self._leaving: int | None = None
-        self._signalled = False
         self._done = threading.Event()
         talks = Board(store.clone())
         self._talker = threading.Thread(target=self._talk, args=(talks,), daemon=True)
@@ -183,11 +179,13 @@ class Peers:
             board.accuse(self._late(board))
 
     def _late(self, board: Board) -> Verdict:
-        """Who has not ended the step that all others wait in."""
-        beats = {rank: board.heard(rank) or "" for rank in range(self.world_size)}
-        behind = [rank for rank, beat in beats.items() if "waits in" not in beat] or [*beats]
+        """Who is furthest behind: of nccl the host waits a step later, if at all."""
+        beats = {rank: board.heard(rank) or DONE for rank in range(self.world_size)}
+        at = {r: (int(b.split()[-1]), "waits in" in b) for r, b in beats.items() if b != DONE}
+        least = min(at.values())
+        behind = [rank for rank, place in at.items() if place == least]
         who = f"rank {behind[0]}" if len(behind) == 1 else f"ranks {', '.join(map(str, behind))}"
-        what = f"{who} did not end step {self._step} within {self.timeout_s:g} s"
+        what = f"{who} did not end step {least[0] or self._step} within {self.timeout_s:g} s"
         return Verdict(behind[0], DistributedError.exit_code, what)
 
     # -- the thread that judges
