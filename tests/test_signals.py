@@ -92,8 +92,9 @@ def test_what_another_rank_received_counts() -> None:
     assert SIGNALS.stop_requested() == signal.SIGINT
 
 
-def test_what_breaks_after_a_signal_is_its_doing() -> None:
+def test_what_breaks_after_a_signal_is_its_doing(tmp_path: Path) -> None:
     def broken(error: Exception) -> None:
+        vars(error)["run_dir"] = tmp_path
         with lifetime([]):
             SIGNALS.patient = True
             send(signal.SIGTERM)
@@ -101,6 +102,7 @@ def test_what_breaks_after_a_signal_is_its_doing() -> None:
 
     with pytest.raises(PreemptedError, match="stopped by SIGTERM"):
         broken(RuntimeError("Connection closed by peer"))
+    assert "RuntimeError: Connection closed" in (tmp_path / "error.log").read_text()
     with pytest.raises(DataError, match="no images"):
         broken(DataError("no images"))
 

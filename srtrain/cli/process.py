@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+import traceback
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,7 +141,10 @@ def _failure(error: BaseException, words: Sequence[str]) -> BaseException:
         if verdict is not None and verdict.code not in CODES:
             return with_continuation(DistributedError(verdict.told), folder, words)
         SIGNALS.note(CODES[verdict.code] if verdict else 0)
-    if SIGNALS.stop_requested() and (expected(error) is None):
+    elif SIGNALS.stop_requested() and expected(error) is None and folder is not None:
+        with suppress(OSError):  # it may be a bug all the same
+            (folder / "error.log").write_text("".join(traceback.format_exception(error)), "utf-8")
+    if SIGNALS.stop_requested() and expected(error) is None:
         return _leaving(error, words)
     if isinstance(error, DistributedError) and not error.fix:
         return with_continuation(error, folder, words)
