@@ -190,6 +190,7 @@ FOLDER = {"data._target_": "srtrain.data.build.folder_data"}
         ),
         ({"resume": "atuo"}, 2, "did you mean resume=auto?"),
         ({"resume": "/no/run"}, 2, "auto | never | a run folder"),
+        ({"resume": "/"}, 2, "there is no run to continue in /"),
     ],
 )
 def test_places_that_are_not_there(changes: dict[str, Any], code: int, said: str) -> None:

@@ -38,6 +38,8 @@ def test_paths_come_as_the_shell_delivers_them(name: str, tmp_path: Path) -> Non
     keys["init_from.path"] = keys.pop("init_from")
     assert {key: OmegaConf.select(run.config, key) for key in keys} == keys
     assert prepare(run.argv).config == run.config  # what ranks and continued runs are given
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-000001.ckpt").touch()
     assert prepare([f"resume={folder}"]).config.resume == str(folder)
 
 

@@ -65,7 +65,13 @@ def _features(facts: Facts) -> Iterator[SrtrainError]:
 
 def _run_to_resume(facts: Facts) -> Iterator[SrtrainError]:
     resume = facts.get("resume")
-    if isinstance(resume, str) and resume not in RESUME and not Path(resume).is_dir():
+    if not isinstance(resume, str) or resume in RESUME:
+        return
+    folder = Path(resume)
+    if not folder.is_dir():
         guess = nearest(resume, RESUME)
         fix = did_you_mean(f"resume={guess}" if guess else None, "auto | never | a run folder")
         yield ConfigError(f"no such run folder: {resume}", where="resume", fix=fix)
+    elif not (folder / "config.yaml").exists() and not any(folder.glob("checkpoints/step-*.ckpt")):
+        fix = "run_dir=DIR starts a run in a folder"
+        yield ConfigError(f"there is no run to continue in {resume}", where="resume", fix=fix)

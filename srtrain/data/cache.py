@@ -67,7 +67,7 @@ def open_images(
     if len(bad) == count or (bad and on_bad == "error"):
         raise _unreadable(bad, count)
     if bad:
-        log.warning("%s: left out", _unreadable(bad, count).what)
+        log.warning("%s: left out: %s", _unreadable(bad, count).what, _listed(bad))
     notes = {path: note for store, _ in stores for path, note in store.notes.items()}
     if notes:
         log.warning("%d of %d images lose something: %s", len(notes), count, _listed(notes))

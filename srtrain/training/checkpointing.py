@@ -220,7 +220,7 @@ class Checkpointing(Callback):
             raise ConfigError(
                 f"nothing measures {name}",
                 where="checkpoint." + ("monitor" if name == self.ranking.monitor else "floor"),
-                fix=f"choose one of {', '.join(sorted(measured))}",
+                fix=f"choose one of {', '.join(sorted(measured))}{_lpips_hint(name, measured)}",
             )
         return found or None
 
@@ -268,3 +268,8 @@ def _remove(superseded: Sequence[Path], best: Collection[Kept]) -> bool:
         with suppress(OSError):  # it is in nobody's way
             path.unlink(missing_ok=True)
     return bool(removed)
+
+
+def _lpips_hint(name: str, measured: Collection[str]) -> str:
+    unmeasured = name.startswith("lpips") and not any(m.startswith("lpips") for m in measured)
+    return "; metrics.lpips.net=squeeze measures lpips_squeeze" if unmeasured else ""
