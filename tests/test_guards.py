@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from srtrain.errors import StorageError
-from srtrain.files import read_json
+from srtrain.files import read_json, write_json
 from srtrain.training.divergence import Divergence
 from srtrain.training.guards import (
     PATIENCE,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     Make = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 RANKS = 2
+RATES = {"optimizer.lr": 0.002, "discriminator_optimizer.lr": 0.0001}
+BAD_RATES = '[{"to": 3, "lr_factor": 0.5, "rates": {"optimizer.lr": "x"}}]'
 OPTIMIZERS: dict[str, Make] = {
     "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.1, fused=True),
     "amsgrad": lambda p: torch.optim.Adam(p, lr=0.1, amsgrad=True, fused=True),
@@ -181,7 +183,7 @@ def test_ten_in_a_row(refused: Any, given_up: int | None, resumed_at: int) -> No
 def test_rank_0_says_how_slow_it_goes_on(tmp_path: Path) -> None:
     module = SimpleNamespace(lr_factor=1.0)
     strategy = SimpleNamespace(broadcast=lambda own: {1.0: 0.5}[own])
-    guard: Any = Guard(RunFolder(tmp_path))  # a node that has not seen the file yet
+    guard: Any = Guard(RunFolder(tmp_path), {})  # a node that has not seen the file yet
     guard.setup(SimpleNamespace(strategy=strategy), module, "fit")
     assert module.lr_factor == 0.5
 
@@ -217,7 +219,7 @@ def test_statistics_are_of_the_steps_that_were_taken(
     broken: dict[str, float], tmp_path: Path
 ) -> None:
     module: Any = _Normed()
-    expected, guard = deepcopy(module.norm), Guard(RunFolder(tmp_path))
+    expected, guard = deepcopy(module.norm), Guard(RunFolder(tmp_path), {})
     trainer: Any = SimpleNamespace(global_step=0, max_steps=9)
     guard.on_train_start(trainer, module)
     for step in range(3):
@@ -253,31 +255,68 @@ def test_which_checkpoint_is_trusted(
     checkpoints.mkdir()
     for step in files:
         (checkpoints / f"step-{step:06d}.ckpt").touch()
-    divergence = Divergence(tmp_path)
+    divergence = Divergence(tmp_path, RATES)
     assert divergence.lr_factor == 1.0
     divergence.entries = [{"step": 9, "to": n, "term": "x", "lr_factor": 0.5} for n in before]
     entry = divergence.roll_back(step=8, limit=limit, term="pixel")
-    assert entry == {"step": 8, "to": to, "term": "pixel", "lr_factor": 0.5 ** (len(before) + 1)}
+    factor = 0.5 ** (len(before) + 1)
+    assert entry == {"step": 8, "to": to, "term": "pixel", "lr_factor": factor, "rates": RATES}
     assert {path.name for path in checkpoints.glob("*.diverged")} == {
         f"step-{step:06d}.diverged" for step in aside
     }
-    assert read_json(divergence.path) == Divergence(tmp_path).entries == divergence.entries
-    assert Divergence(tmp_path).lr_factor == entry["lr_factor"]
-    assert Divergence(tmp_path).spent == (len(before) == 1)
+    assert read_json(divergence.path) == Divergence(tmp_path, RATES).entries == divergence.entries
+    assert Divergence(tmp_path, RATES).lr_factor == entry["lr_factor"]
+    assert Divergence(tmp_path, RATES).spent == (len(before) == 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"to": 3}]', '[{"to": 3, "lr_factor": "x"}]'])
+@pytest.mark.parametrize(
+    ("noted", "factor", "spent"),
+    [
+        ([], 1.0, False),
+        ([RATES, RATES], 0.25, True),
+        ([None, None], 0.25, True),  # by a version that noted no rates
+        ([None, RATES], 0.25, True),
+        ([RATES, {**RATES, "optimizer.lr": 0.001}], 0.5, False),
+        ([{"optimizer.lr": 0.002}] * 2, 1.0, False),  # without a discriminator
+    ],
+)
+def test_only_rollbacks_at_the_present_rates_count(
+    noted: list[dict[str, float] | None], factor: float, spent: bool, tmp_path: Path
+) -> None:
+    entries = [
+        {"step": 9, "to": 4, "term": "x", "lr_factor": 0.5**n, **({"rates": of} if of else {})}
+        for n, of in enumerate(noted, start=1)
+    ]
+    write_json(tmp_path / "divergence.json", entries)
+    divergence = Divergence(tmp_path, RATES)
+    assert (divergence.lr_factor, divergence.spent) == (factor, spent)
+    assert divergence.entries == entries
+
+
+def test_half_of_what_a_rate_was_at_last(tmp_path: Path) -> None:
+    """The other network's does not leap back to what is configured."""
+    divergence = Divergence(tmp_path, RATES)
+    assert divergence.slower("optimizer.lr") == "optimizer.lr=0.001"
+    divergence.entries = [{"step": 9, "to": 4, "term": "x", "lr_factor": 0.25}]
+    assert divergence.slower("discriminator_optimizer.lr") == (
+        "optimizer.lr=0.0005 discriminator_optimizer.lr=1.25e-05"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '[{"to": 3}]', '[{"to": 3, "lr_factor": "x"}]', BAD_RATES]
+)
 def test_a_mangled_note_is_not_believed(text: str, tmp_path: Path) -> None:
     (tmp_path / "divergence.json").write_text(text)
     with pytest.raises(StorageError, match="this is not what srtrain wrote") as caught:
-        Divergence(tmp_path)
+        Divergence(tmp_path, RATES)
     assert caught.value.where.endswith("divergence.json")
 
 
 def test_a_note_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srtrain.training.divergence.write_json", _full)
     with pytest.raises(StorageError, match="cannot note a rollback: No space left on device"):
-        Divergence(tmp_path).roll_back(step=8, limit=5, term="pixel")
+        Divergence(tmp_path, RATES).roll_back(step=8, limit=5, term="pixel")
 
 
 def _full(*_: object) -> None:

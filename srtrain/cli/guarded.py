@@ -65,7 +65,7 @@ class Steps:
             ),
         )
         self._attach()
-        self.guard = Guard(RunFolder(Path()))
+        self.guard = Guard(RunFolder(Path()), {})
         self.guard.on_train_start(self.trainer, self.module)
         leaves = [dead_leaves(k, size=side, seed=0) for k in range(options.batch)]
         self.batch: Any = {

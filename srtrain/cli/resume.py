@@ -13,6 +13,7 @@ from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.build import spec_of
 from srtrain.networks.storage import by_step, read_newest
 from srtrain.ranks import rank
+from srtrain.training.afresh import OPTIMIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +42,12 @@ def run_dir(config: DictConfig, experiment: str) -> Path:
     else:
         name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return Path(config.paths.outputs) / experiment / name
+
+
+def learning_rates(config: DictConfig) -> dict[str, float]:
+    """What is configured, by the option's name; one per network."""
+    rates = {group: (config.get(group) or {}).get("lr") for group in OPTIMIZERS}
+    return {f"{group}.lr": float(rate) for group, rate in rates.items() if rate is not None}
 
 
 def refuse_used(config: DictConfig, folder: RunFolder) -> None:

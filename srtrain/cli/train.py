@@ -18,6 +18,7 @@ from srtrain.cli.resume import (
     checkpoint_to_resume,
     digests,
     identity,
+    learning_rates,
     refuse_another,
     refuse_misfit,
     refuse_used,
@@ -106,7 +107,7 @@ def run(
             return _train_through(asked)
     except DivergedError as error:  # the same steps would diverge again
         group = f"{DISCRIMINATOR}_optimizer" if error.where == DISCRIMINATOR else "optimizer"
-        lower = f"{group}.lr={config[group].lr / 2:g}"
+        lower = Divergence(folder.path, learning_rates(config)).slower(f"{group}.lr")
         fix = f"continue with:\n{continue_command(folder.path)} {lower}"
         raise DivergedError(error.what, where=error.where or str(folder.path), fix=fix) from error
     except BaseException as error:
@@ -119,6 +120,9 @@ def _train_through(run: Run) -> float | None:
 
     Raises: DivergedError when it was rolled back as often as may be.
     """
+    before = Divergence(run.folder.path, learning_rates(run.config))
+    if before.lr_factor != 1:
+        run.say(f"learning rates × {before.lr_factor:g} {before.after}")
     while True:
         try:
             return _train(run)
@@ -128,10 +132,9 @@ def _train_through(run: Run) -> float | None:
 
 
 def _roll_back(run: Run, broke: RollBack) -> None:
-    divergence = Divergence(run.folder.path)
-    spent = len(divergence.entries)
+    divergence = Divergence(run.folder.path, learning_rates(run.config))
     if divergence.spent or not broke.step:
-        after = f", after {spent} rollbacks ({divergence.path.name})" if spent else ""
+        after = f", {divergence.after}" if divergence.counted else ""
         raise DivergedError(f"{broke.what}{after}", where=broke.where)
     barrier()  # all have read what rank 0 is about to change
     if rank() == 0:
@@ -267,7 +270,7 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
     callbacks: list[Callback] = [
         Reconfigure(run.say),
         KeyedSteps(seed=config.seed),
-        Guard(folder),
+        Guard(folder, learning_rates(config)),
         parts.records,
         *build.make_callbacks(config, folder, parts.records),
     ]

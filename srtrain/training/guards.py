@@ -106,15 +106,16 @@ class Guard(Callback):
     """Keeps what a refused step must not move, and gives up after ``PATIENCE`` of them in a row.
 
     Where a loss is not finite, the images often were not, and batch norm has averaged them. The
-    learning rates of a run that was rolled back are lowered here. It must come before whoever reads
-    the statistics or the figures of a step.
+    learning rates of a run that was rolled back are lowered here (``rates``: as configured). It must
+    come before whoever reads the statistics or the figures of a step.
 
     Raises: RollBack, on all ranks at the same step.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, rates: Mapping[str, float]) -> None:
         super().__init__()
         self.folder = folder
+        self.rates = rates
         self.streak = Streak()
         self._live: list[Tensor] = []
         self._kept: list[Tensor] = []
@@ -122,7 +123,7 @@ class Guard(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before there are optimizers. Rank 0 says: its file may not have reached other nodes."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
-        factor = Divergence(self.folder.path).lr_factor
+        factor = Divergence(self.folder.path, self.rates).lr_factor
         module.lr_factor = trainer.strategy.broadcast(factor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

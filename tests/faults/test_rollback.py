@@ -64,7 +64,8 @@ def rolled_back(images: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFo
 
 
 def test_many_roll_the_run_back(rolled_back: RunFolder) -> None:
-    entry = {"step": 20, "to": 6, "term": "pixel", "lr_factor": 0.5}
+    configured = {"optimizer.lr": 2e-3}
+    entry = {"step": 20, "to": 6, "term": "pixel", "lr_factor": 0.5, "rates": configured}
     assert read_json(rolled_back.path / "divergence.json") == [entry]
     assert "lr: 0.002" in rolled_back.config.read_text()
     rates = {s: v for s, name, v in rolled_back.read_metrics() if name == "train/learning_rate"}
@@ -94,7 +95,10 @@ def test_a_kill_leaves_no_trace(
     said = (
         "diverged: `pixel` is not finite, from step 8 to 20 · back to step 6, learning rates × 0.5"
     )
-    assert (said in capsys.readouterr().out) == (step == 18)
+    out = capsys.readouterr().out
+    assert (said in out) == (step == 18)
+    noted = "learning rates × 0.5 after 1 rollback (divergence.json)"
+    assert (noted in out) == (step == 15)
     assert equal(state(folder, 24), state(rolled_back, 24))
     for name in ("metrics.csv", "divergence.json"):
         assert (folder.path / name).read_bytes() == (rolled_back.path / name).read_bytes()
@@ -129,7 +133,7 @@ def test_for_ever_is_given_up_after_two_rollbacks(
     folder = train(images, tmp_path, *ROLLING, *extra, "resume=never", code=5)
     message = capsys.readouterr().err
     assert f"`{term}` is not finite, from step 8 to 20, after 2 rollbacks" in message
-    assert f"resume={folder.path} optimizer.lr=0.001" in message
+    assert f"resume={folder.path} optimizer.lr=0.00025\n" in message
     entries = read_json(folder.path / "divergence.json")
     assert [entry["to"] for entry in entries] == to
     assert [entry["lr_factor"] for entry in entries] == [0.5, 0.25]
@@ -139,6 +143,36 @@ def test_for_ever_is_given_up_after_two_rollbacks(
     if files:  # its rollbacks are spent, whoever continues it
         train(images, folder.path, *ROLLING, *extra, code=5)
         assert read_json(folder.path / "divergence.json") == entries
+        noted = "learning rates × 0.25 after 2 rollbacks (divergence.json)"
+        assert noted in capsys.readouterr().out
+
+
+def test_the_advice_is_taken_at_its_word(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A rate that the user sets is used as it is, and has two rollbacks of its own."""
+    seen: list[float] = []
+
+    def broken(module: SupervisedSR) -> bool:
+        seen.append(module.trainer.optimizers[0].param_groups[0]["lr"])
+        return module.global_step >= BROKEN - 1
+
+    break_term(monkeypatch, broken)
+    folder = train(images, tmp_path, *ROLLING, code=5)
+    assert list(dict.fromkeys(seen)) == [2e-3, 1e-3, 5e-4]
+    capsys.readouterr()
+    seen.clear()
+    train(images, folder.path, *ROLLING, "optimizer.lr=0.00025", code=5)
+    assert list(dict.fromkeys(seen)) == [2.5e-4, 1.25e-4, 6.25e-5]
+    said = capsys.readouterr()
+    assert "rollbacks (divergence.json)" not in said.out
+    assert "after 2 rollbacks (divergence.json)" in said.err
+    assert f"resume={folder.path} optimizer.lr=3.125e-05\n" in said.err
+    entries = read_json(folder.path / "divergence.json")
+    assert [entry["rates"]["optimizer.lr"] for entry in entries] == [2e-3] * 2 + [2.5e-4] * 2
 
 
 @pytest.mark.slow
@@ -153,7 +187,7 @@ def test_a_discriminator_for_ever(
     folder = train(images, tmp_path, *ROLLING, *ADVERSARY, code=5)
     message = capsys.readouterr().err
     assert "`d_grad_norm` is not finite, from step 8 to 20, after 2 rollbacks" in message
-    assert "discriminator_optimizer.lr=5e-05" in message
+    assert "optimizer.lr=0.0005 discriminator_optimizer.lr=1.25e-05" in message
     assert [e["term"] for e in read_json(folder.path / "divergence.json")] == ["d_grad_norm"] * 2
     rates = [made["param_groups"][0]["lr"] for made in state(folder, 6)["optimizer_states"]]
     assert rates == [2e-3 / 4, 1e-4 / 4]
@@ -170,7 +204,7 @@ def test_a_discriminator_that_explodes(
     folder = train(images, tmp_path, *extra, "discriminator_optimizer.lr=1", code=5)
     message = capsys.readouterr().err
     assert re.search(r"`d_loss` is \d+ on average, above 50, from step 5 to 8, after 2", message)
-    assert "discriminator_optimizer.lr=0.5" in message
+    assert "discriminator_optimizer.lr=0.125" in message
     assert [e["to"] for e in read_json(folder.path / "divergence.json")] == [4, 3]
     assert (folder.checkpoints / "step-000004.diverged").exists()
     assert equal(state(folder, 3), state(folder, 3))
