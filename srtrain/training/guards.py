@@ -106,8 +106,8 @@ class Guard(Callback):
     """Keeps what a refused step must not move, and gives up after ``PATIENCE`` of them in a row.
 
     Where a loss is not finite, the images often were not, and batch norm has averaged them. The
-    learning rates of a run that was rolled back are lowered here (``rates``: as configured). It must
-    come before whoever reads the statistics or the figures of a step.
+    learning rates of a run that was rolled back are lowered here (``rates``: as configured). It
+    must come before whoever reads the statistics or the figures of a step.
 
     Raises: RollBack, on all ranks at the same step.
     """
