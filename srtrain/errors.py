@@ -47,7 +47,7 @@ class DistributedError(SrtrainError):
 
 
 class PreemptedError(SrtrainError):
-    """Asked to leave by SIGTERM or SIGUSR1, after saving."""
+    """Asked to leave by SIGTERM, SIGUSR1 or SIGHUP, after saving."""
 
     exit_code = 75
 

@@ -19,9 +19,12 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from srtrain.cli import build
+from srtrain.cli.agent import AGENTS_SIGNALS
+from srtrain.cli.jobs import Jobs
 from srtrain.cli.main import main
 from srtrain.cli.process import LEAVE, SIGNALS, continue_command, lifetime
 from srtrain.data.datamodule import SRData
+from srtrain.data.workers import _leave_signals_to_the_parent
 from srtrain.errors import (
     DataError,
     DistributedError,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 NUMBERS = [
     (signal.SIGTERM, PreemptedError),
     (signal.SIGUSR1, PreemptedError),
+    (signal.SIGHUP, PreemptedError),
     (signal.SIGINT, InterruptedRunError),
 ]
 
@@ -118,7 +122,9 @@ def test_the_end_of_a_process_is_deaf() -> None:
             signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 0), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGUSR1, 0), (signal.SIGHUP, 0), (signal.SIGTERM, -15)]
+)
 def test_forks_go_with_their_parent(number: signal.Signals, code: int) -> None:
     with lifetime([]):
         child = os.fork()
@@ -126,6 +132,31 @@ def test_forks_go_with_their_parent(number: signal.Signals, code: int) -> None:
             send(number)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+
+
+def test_nohup_keeps_working(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with lifetime([]), Jobs(tmp_path).stoppable():
+            send(signal.SIGHUP)
+            assert SIGNALS.stop_requested() == 0
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_agent_hands_on_what_asks_for_a_stop() -> None:
+    assert not {number.name for number, _ in NUMBERS} & set(AGENTS_SIGNALS.split(","))
+
+
+def test_a_worker_outlives_what_asks_for_a_stop() -> None:
+    child = os.fork()
+    if not child:
+        _leave_signals_to_the_parent(0)
+        for number, _ in NUMBERS:
+            send(number)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_thread_leaves_the_signals_alone() -> None:
@@ -255,7 +286,7 @@ DDP = ["trainer=ddp", "trainer.devices=2"]
     ("number", "code", "extra", "to"),
     [
         pytest.param(signal.SIGTERM, 75, [], "process", id="one"),
-        pytest.param(signal.SIGUSR1, 75, DDP, "process", id="ddp", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 75, DDP, "process", id="ddp", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 75, DDP, "rank", id="rank", marks=pytest.mark.slow),
     ],
 )

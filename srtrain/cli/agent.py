@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import Worker, WorkerGroup
 
 # What the agent itself ends the ranks for; those that ask a run to stop are ours.
-AGENTS_SIGNALS = "SIGHUP,SIGQUIT"
+AGENTS_SIGNALS = "SIGQUIT"
 LOOK_S = 0.5
 STOPPED_S = 10.0  # sooner than its peers find it silent: here the reason is known
 FAIL_S = 20.0  # for the others to leave, once one has failed

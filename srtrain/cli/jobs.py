@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from srtrain.cli.process import LEAVE, short
+from srtrain.cli.process import LEAVE, short, to_hear
 from srtrain.errors import InterruptedRunError, PreemptedError
 from srtrain.files import read_json, write_json
 from srtrain.ranks import rank
@@ -91,7 +91,7 @@ class Jobs:
 
         Jobs in this process hear them by themselves while they run.
         """
-        before = {number: signal.signal(number, self._hand_on) for number in LEAVE}
+        before = {number: signal.signal(number, self._hand_on) for number in to_hear()}
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import srtrain
 from srtrain.cli.flags import FLAGS, Request, read_flags
 from srtrain.cli.process import lifetime
 from srtrain.cli.tell import expected, last_words, say, tell
+from srtrain.cli.unbroken import unbroken_output
 from srtrain.config.nearest import did_you_mean, nearest
 from srtrain.errors import ConfigError
 
@@ -27,16 +29,21 @@ SUBCOMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (``srtrain --help`` lists them)."""
     words = sys.argv[1:] if argv is None else argv
+    with nullcontext() if _names_a_subcommand(words) else unbroken_output():
+        return _main(words, to_the_end=argv is None)
+
+
+def _main(words: list[str], *, to_the_end: bool) -> int:
     verbose = not {"verbose=true", "--verbose"}.isdisjoint(words)
     try:
-        return _dispatch(words, to_the_end=argv is None)
+        return _dispatch(words, to_the_end=to_the_end)
     except KeyboardInterrupt:
         print("srtrain: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # srtrain --help | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _names_a_subcommand(words):  # … | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         known = expected(error)
         if known is None:
             return _crash(error, words, verbose=verbose)
@@ -46,10 +53,13 @@ def main(argv: list[str] | None = None) -> int:
         return known.exit_code
 
 
+def _names_a_subcommand(words: list[str]) -> bool:
+    return bool(words) and "=" not in words[0] and not words[0].startswith(("-", "+", "~"))
+
+
 def _dispatch(words: list[str], *, to_the_end: bool) -> int:
-    first = words[0] if words else "--help"
-    if "=" not in first and not first.startswith(("-", "+", "~")):
-        return _subcommand(first, words[1:])
+    if _names_a_subcommand(words):
+        return _subcommand(words[0], words[1:])
     request = Request((), (), frozenset({"help"})) if not words else read_flags(words)
     if "help" in request.switches:
         from srtrain.config.help import help_page

@@ -32,11 +32,18 @@ LEAVE: dict[int, type[SrtrainError]] = {
     signal.SIGINT: InterruptedRunError,
     signal.SIGTERM: PreemptedError,
     signal.SIGUSR1: PreemptedError,  # Slurm, some time before the limit
+    signal.SIGHUP: PreemptedError,  # the terminal was closed
 }
 
 CODES = {InterruptedRunError.exit_code: signal.SIGINT, PreemptedError.exit_code: signal.SIGTERM}
 AGENT = "SRTRAIN_AGENT"  # the process that started this rank
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def to_hear() -> list[int]:
+    """The signals of ``LEAVE``, less SIGHUP where ``nohup`` has this process ignore it."""
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in LEAVE if not (deaf and number == signal.SIGHUP)]
 
 
 class Signals:
@@ -71,7 +78,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._hear) for number in LEAVE}
+        before = {number: signal.signal(number, self._hear) for number in to_hear()}
         try:
             yield
         finally:

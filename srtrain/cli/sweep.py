@@ -22,6 +22,7 @@ from srtrain.cli.jobs import Job, Jobs, jobs_table
 from srtrain.cli.process import SIGNALS, interpreter, lifetime, short
 from srtrain.cli.quiet import make_console
 from srtrain.cli.tell import expected, tell
+from srtrain.cli.unbroken import unbroken_output
 from srtrain.config.compose import (
     VERSION_BASE,
     Composition,
@@ -205,7 +206,7 @@ def job(_: DictConfig) -> float | None:
     print(f"job {mine.number}: {' '.join(mine.words)}")
     try:
         jobs.begin(mine)
-        with lifetime(plan.argv):
+        with unbroken_output(), lifetime(plan.argv):
             score = train.run(
                 plan.config, experiment=plan.experiment, choices=plan.choices, argv=plan.argv
             )

@@ -165,7 +165,7 @@ def _fits(needed: int, num_workers: int) -> bool:
 def _leave_signals_to_the_parent(_worker: int) -> None:
     # SLURM and terminals signal the whole process group; a worker that obeyed would take the run
     # down before its checkpoint is saved. Workers end when they are told to or the parent dies.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 during training: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM, SIGUSR1, SIGHUP during training: finish the step, save, leave."""
 
 from __future__ import annotations
 
