@@ -16,7 +16,7 @@ import torch
 from srtrain.files import read_json
 from srtrain.training.run_folder import RunFolder
 from tests.conftest import ROOT, ending
-from tests.slurm import Slurm, missing, two_nodes
+from tests.slurm import CREDENTIAL_EXPIRES_S, Slurm, missing, two_nodes
 from tests.training import draw_sets, train, weights, words
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ RANKS = ("trainer=ddp", "trainer.devices=2")
 SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
 # No resolver knows the nodes' names.
 ENVIRON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+LOST = {"FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
+PATIENCE_S = 20.0  # for a state that passes
 
 
 @pytest.fixture(scope="module")
@@ -246,15 +248,25 @@ class _Job:
         return [line for line in self.log.read_text().splitlines() if "saved step" in line]
 
     def wait(self, condition: Callable[[], bool], *, seconds: float = 600) -> None:
-        """Until the condition holds; Slurm's delay after a requeue is skipped."""
-        deadline = time.monotonic() + seconds
+        """Until the condition holds; most of Slurm's delay after a requeue is skipped.
+
+        Not all of it: a start before the old credential has expired is refused, and the job with
+        it. And while a job that left with 75 is being requeued, it may be called failed.
+        """
+        now = time.monotonic()
+        deadline, held, healthy = now + seconds, None, now
         while not condition():
-            shown = self.shown()
+            shown, now = self.shown(), time.monotonic()
             told = self.log.read_text() if self.log.exists() else ""
-            lost = {"FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL"}
-            assert shown["JobState"] not in lost, told
-            assert time.monotonic() < deadline, f"{shown['JobState']}\n{told}"
-            if shown["JobState"] == "PENDING" and shown["Reason"] == "BeginTime":
+            if shown["JobState"] not in LOST:
+                healthy = now
+            assert now - healthy < PATIENCE_S, f"{shown['JobState']}\n{told}"
+            assert now < deadline, f"{shown['JobState']}\n{told}"
+            if shown["JobState"] != "PENDING" or shown["Reason"] != "BeginTime":
+                held = None
+            elif held is None:
+                held = now
+            elif now - held > CREDENTIAL_EXPIRES_S + 5:
                 self.update(StartTime="now")
             time.sleep(0.5)
 
