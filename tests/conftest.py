@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ.pop("WANDB_API_KEY", None)
 os.environ.pop("SLURM_JOB_ID", None)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, too, a terminal can be closed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from multiprocessing import util
+from multiprocessing import process, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +54,7 @@ def _fork(
         return pid
     code = 1
     try:
+        process._children.clear()  # type: ignore[attr-defined]  # the parent's are not its own
         os.environ.update(environ)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
@@ -65,8 +66,10 @@ def _fork(
     except BaseException:
         traceback.print_exc()
     finally:
-        util._exit_function()  # ends the loader's workers
-        os._exit(code)
+        try:
+            util._exit_function()  # ends the loader's workers
+        finally:
+            os._exit(code)
 
 
 def _ended(pid: int) -> int:
