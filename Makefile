@@ -8,7 +8,7 @@ PY = .venv/bin/python
 PYTEST = OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 help:
-	@echo 'make demo       train and look: a few minutes on two cores, no GPU'
+	@echo 'make demo       train, and look at report.html: a few minutes, no GPU'
 	@echo 'make test       the tests (10 minutes at most)'
 	@echo 'make test-full  the tests and the slow ones'
 	@echo 'make lint       ruff, mypy, import layers, spelling, notebooks without output'

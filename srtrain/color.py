@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LUMA = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; gray levels
+LUMA_BLACK = 16.0
+
+
 def luma(rgb: Tensor) -> Tensor:
     """``Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255``, the Y of MATLAB's ``rgb2ycbcr``.
 
@@ -19,5 +23,5 @@ def luma(rgb: Tensor) -> Tensor:
     if rgb.shape[-3] != 3:
         raise ValueError(f"luma needs 3 channels, got {tuple(rgb.shape)}; repeat gray ones first")
     red, green, blue = rgb.split(1, dim=-3)
-    y: Tensor = (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
+    y: Tensor = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue + LUMA_BLACK) / 255.0
     return y

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +48,18 @@ def by_srun(environ: Mapping[str, str] = os.environ) -> bool:
     several = int(environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environ
     batch = "SLURM_TASK_PID" in environ and "SLURM_STEP_ID" not in environ
     return several and not batch and not _by_torchrun(environ)
+
+
+def gpus(environ: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """How many GPUs of this machine this process may use, told without importing torch.
+
+    As CUDA reads CUDA_VISIBLE_DEVICES: what follows a negative number does not count.
+    """
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return sum(node.name[len("nvidia") :].isdecimal() for node in devices.glob("nvidia*"))
+    words = [word.strip() for word in named.split(",")]
+    return sum(1 for _ in takewhile(lambda word: word and not word.startswith("-"), words))
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtrain.cli.main import main
+from tests.training import undrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,8 @@ def _fork(
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         if prepare is not None:
             prepare()
-        code = main(list(words))
+        with undrawn():
+            code = main(list(words))
     except BaseException:
         traceback.print_exc()
     finally:

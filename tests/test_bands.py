@@ -111,9 +111,9 @@ def test_bounds_are_of_the_kind_given(quantile: RunFolder, kind: str) -> None:
         (Image.new("L", (8, 8)), ValueError, "mode L"),
         (Image.new("RGBA", (8, 8)), ValueError, "mode RGBA"),
         (np.zeros((3, 8, 8), np.uint8), ValueError, r"RGB \(H, W, 3\), got \(3, 8, 8\)"),
-        (np.zeros((8, 8, 3), np.int64), ValueError, "int64"),
+        (np.zeros((8, 8, 3), np.int64), TypeError, "got int64: cast to uint8"),
         (np.full((8, 8, 3), 255.0), ValueError, "divide by 255"),
-        (torch.zeros(3, 8, 8, dtype=torch.int64), ValueError, "int64"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), TypeError, "int64: cast to uint8"),
         ("image.png", TypeError, "got str"),
     ],
 )

@@ -23,15 +23,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("scheduler.warmup_share=1", "warmup_share cannot be 1"),
         ("optimizer.betas=[0.9,1.5]", "beta"),
         ("trainer.accelerator=gpu", "there is no GPU"),
+        ("trainer.cuda_graphs=true", "there is none"),
         ("loss.weights.ms_ssim=0.1", "MS-SSIM"),
     ],
 )
 def test_refused_before_work(
     word: str, said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "gpu" in word and torch.cuda.is_available():
+    if ("gpu" in word or "cuda" in word) and torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
     extra = ["data.hr_patch_size=8"] if "ms_ssim" in word else []
+    if "cuda" in word:
+        extra = ["trainer.compile=true", "trainer.accelerator=auto"]
     train(images, tmp_path / "refused", word, *extra, code=2)
     message = capsys.readouterr().err
     assert message.startswith("srtrain: error: ")

@@ -47,7 +47,12 @@ def test_leaves_are_equal_bit_by_bit(one: dict, other: dict, at: str | None) -> 
 
 
 def _run(folder: Path, *, moment: float = 0.5, loss: str = "0.25") -> Path:
-    content = {"generator": {}, "scale": 2, "step": 3, "state_dict": {}}
+    content = {
+        "generator": {"_target_": "net", "kwargs": {}},
+        "scale": 2,
+        "step": 3,
+        "state_dict": {},
+    }
     state = {"optimizer_states": [{"state": {0: {"exp_avg": torch.tensor([moment])}}}]}
     (folder / "checkpoints").mkdir(parents=True)
     write_checkpoint(folder / "checkpoints" / checkpoint_name(3), {**content, "train_state": state})

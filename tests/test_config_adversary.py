@@ -204,8 +204,8 @@ OFF = ("none", "none", "none", "supervised")
         ),
         (
             ["experiment=esrgan", "budget=smoke"],
-            ("patchgan_lite", "ragan", "adam", "adversarial"),
-            6e-3,
+            ("patchgan_fine", "ragan", "adam", "adversarial"),
+            4e-3,
             "edsr_lite",
         ),
         (

@@ -20,7 +20,8 @@ from srtrain.networks.discriminator import Discriminator
 if TYPE_CHECKING:
     from srtrain.networks.generator import Generator
 
-EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
+FLOWS = {"pmrf", "posterior"}  # have no adversary: tests/test_flow.py
+EXPERIMENTS = sorted({path.stem for path in (conf_dir() / "experiment").glob("*.yaml")} - FLOWS)
 JUDGES = ("patchgan", "unet", "vgg")
 PLACES = tuple(product((2, 3, 4), ("smoke", "demo")))
 ALL = [

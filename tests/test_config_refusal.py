@@ -51,6 +51,37 @@ def nested(key: str, value: object) -> dict[str, object]:
     return tree
 
 
+def test_what_an_experiment_says_of_its_flow_is_no_fault_of_another_generator() -> None:
+    """One line, not one for each such key; what was typed is told beside it."""
+    what = "model=flow learns velocities, generator=edsr makes images"
+    line = f"{what} · generator · leave it out, or generator=flow | flow_lite"
+    asked = ("experiment=posterior", "generator=edsr")
+    assert refused(*asked) == [line]
+    typed, rest = refused(*asked, "generator.sigma=0.1")
+    assert typed.startswith("unknown key generator.sigma · generator.sigma=0.1")
+    assert rest == line
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["experiment=posteriour"], "experiment has no option posteriour"),
+        (["experiment=posterior", "generator=edsr"], "model=flow learns velocities"),
+        (["experiment=posterior", "generator.condition=none"], "source=condition, condition=none"),
+        (["experiment=pmrf", "generator.steps=0"], "generator.steps cannot be 0"),
+        (["experiment=posterior", "discriminator=patchgan"], "discriminator=patchgan"),
+        (["experiment=posterior", "model.mean_precision=half"], "model.mean_precision cannot be"),
+    ],
+)
+def test_one_mistake_with_a_flow_is_told_once(words: list[str], what: str) -> None:
+    """And nobody is told to leave out the mean that he needs, or to add the one that he named."""
+    (line,) = refused(*words, f"mse_checkpoint={conf_dir()}")
+    assert line.startswith(what)
+    if words == ["experiment=pmrf", "generator.steps=0"]:
+        (line,) = refused("experiment=pmrf", f"mse_checkpont={conf_dir()}")
+        assert line.endswith("did you mean mse_checkpoint?")
+
+
 @pytest.mark.parametrize("plus", ["", "+", "++"])
 def test_typos_on_the_command_line(plus: str) -> None:
     words = {f"{plus}{wrong}={value}": (wrong, right) for wrong, value, right in DEPTHS.values()}

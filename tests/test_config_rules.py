@@ -35,6 +35,7 @@ PAIRED = {
     "data._target_": "srtrain.data.build.paired_data",
     "data.train": {"hr": ".", "lr": "."},
 }
+GRAPHS = {"trainer.cuda_graphs": True, "trainer.compile": True}
 LDL = {"loss.terms.ldl": {"_target_": "srtrain.losses.ldl.LDL"}, "loss.weights.ldl": 1.0}
 
 
@@ -107,6 +108,8 @@ def problems(
             {"model.augment.cutblur": 0.5, **PAIRED, "data.lr_is_bicubic": True},
             "leave model.augment.cutblur at 0",
         ),
+        ({"trainer.cuda_graphs": True}, "add trainer.compile=true"),
+        ({**GRAPHS, "trainer.accelerator": "cpu"}, "CUDA graphs need a GPU"),
         ({**LDL, "callbacks.ema": None}, "ldl compares with the averaged weights"),
         ({**LDL, "callbacks.ema": None}, "keep callbacks.ema, or loss.weights.ldl=0"),
     ],
@@ -129,6 +132,7 @@ def test_refused(changes: dict[str, Any], said: str) -> None:
         {"model.augment.cutblur": 0.5, "degradation._target_": "another.Degradation"},
         {"model.augment.cutblur": 0.5, **BICUBIC, **PAIRED},
         {**LDL, "callbacks.ema": {"decay": 0.999}},
+        GRAPHS,
     ],
 )
 def test_passed(changes: dict[str, Any]) -> None:
@@ -203,3 +207,31 @@ def test_places_that_are_there(tmp_path: Path) -> None:
     place = str(tmp_path)
     assert problems({**FOLDER, "data.train": [{"path": place}], "data.val": {"A": place}}) == []
     assert problems({"loss.terms.perceptual.features": "/not/used"}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "condition", "fits"),
+    [
+        ("mean", "none", True),
+        ("mean", "mean", True),
+        ("condition", "lr", True),
+        ("condition", "mean", True),
+        ("mean", "lr", False),
+        ("noise", "lr", False),
+        ("noise", "none", False),
+    ],
+)
+@pytest.mark.parametrize("network", ["flow_bands.FlowBands", "flow_unet.FlowUNet"])
+def test_bands_lie_around_what_is_told(
+    network: str, source: str, condition: str, fits: bool
+) -> None:
+    flow = {
+        "_target_": "srtrain.networks.flow.Flow",
+        "source": source,
+        "condition": condition,
+        "velocity": {"_target_": f"srtrain.networks.{network}"},
+    }
+    found = [problem.where for problem in problems({"generator": flow})]
+    blind = source == "noise" and condition == "none"
+    assert ("generator.source" in found) == ("Bands" in network and not fits and not blind)
+    assert ("generator.condition" in found) == blind

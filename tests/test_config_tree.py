@@ -29,11 +29,17 @@ OPTIONS = [(group, option) for group in GROUPS.names() for option in GROUPS.opti
 ADVERSARY = ["discriminator", "objective", "discriminator_optimizer"]
 APART = {"experiment", "budget", "generator", "model", *ADVERSARY}
 MIXED = [group for group in GROUPS.names() if group not in APART]
+FLOW = ["experiment=pmrf", "mse_checkpoint=."]
 # What an option cannot do without, on a machine that has no data.
 NEEDS = {
     "data=folder": ["budget=paper", "data.train=."],
     "data=paired": ["budget=paper", "data.train={hr: ., lr: .}"],
     "data=div2k": ["budget=paper"],
+    "experiment=pmrf": ["mse_checkpoint=."],
+    "generator=flow": FLOW,
+    "generator=flow_lite": FLOW,
+    "model=flow": FLOW,
+    "objective=wgan_gp": ["objective.gradient_penalty=0"],  # at odds with spectral norm
 }
 
 

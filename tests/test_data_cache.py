@@ -47,13 +47,26 @@ def test_known_folder_opens_without_reading_a_file(
     assert again.digest == first.digest
 
 
+def test_a_cache_of_another_format_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, root = folder_of(tmp_path / "hr", 3), tmp_path / "cache"
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "FORMAT", cache.FORMAT - 1)
+        before = open_images(Folder(folder), cache_dir=root, progress=False)
+    again = open_images(Folder(folder), cache_dir=root, progress=False)
+    assert again.digest != before.digest
+    for index in range(3):
+        np.testing.assert_array_equal(again.hr(index), before.hr(index))
+
+
 def test_moved_and_touched_files_are_not_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "cache"
     folder = folder_of(tmp_path / "hr", 3)
     first = open_images(Folder(folder), cache_dir=root, progress=False)
-    monkeypatch.setattr(Files, "decode", None)
+    monkeypatch.setattr(Files, "decode_hashed", None)
     os.utime(folder / "000.png", (1, 1))
     assert open_images(Folder(folder), cache_dir=root, progress=False).digest == first.digest
     moved = Path(shutil.move(folder, tmp_path / "moved"))
@@ -85,3 +98,15 @@ def test_pickles_without_pixels(tmp_path: Path) -> None:
     sent = pickle.dumps(images)
     assert len(sent) < 10_000
     np.testing.assert_array_equal(pickle.loads(sent).hr(2), before)
+
+
+def test_a_new_folder_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, folder = tmp_path / "cache", folder_of(tmp_path / "hr", 3)
+    with monkeypatch.context() as patched:
+        patched.setattr(Files, "digest", None)  # a pass of its own
+        first = open_images(Folder(folder), cache_dir=root, progress=False)
+    save(folder / "001.png", noise(40, 52, 77))  # of the same size, but another picture
+    second = open_images(Folder(folder), cache_dir=root, progress=False)
+    again = open_images(Folder(folder), cache_dir=tmp_path / "other", progress=False)
+    assert first.digest != second.digest == again.digest
+    np.testing.assert_array_equal(second.hr(1), noise(40, 52, 77))

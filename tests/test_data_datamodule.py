@@ -121,9 +121,9 @@ def test_pairs_show_one_region(tmp_path: Path) -> None:
     for hr, lr in zip(batch["hr"], batch["lr"], strict=True):
         corners = [hr[:, top::4, left::4] for top in (0, 3) for left in (0, 3)]
         assert any(torch.equal(lr, corner) for corner in corners)  # the corner turns with the crop
-    whole = list(data.val_dataloader()[0])
-    assert [tuple(image["hr"].shape) for image in whole] == [(1, 3, 44, 60)] * 4
-    assert all(torch.equal(image["lr"], image["hr"][..., ::4, ::4]) for image in whole)
+    (whole,) = data.val_dataloader()[0]
+    assert whole["hr"].shape == (4, 3, 44, 60)
+    assert torch.equal(whole["lr"], whole["hr"][..., ::4, ::4])
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -131,8 +131,9 @@ def test_validation_is_shared_among_the_ranks(tmp_path: Path, world_size: int) -
     seen = []
     for rank in range(world_size):
         (loader,) = _at(_data(tmp_path), rank=rank, world_size=world_size).val_dataloader()
-        seen += [(int(image["sample"]), image["name"][0]) for image in loader]
-        assert all(image["hr"].shape == (1, 3, 48, 48) for image in loader)  # 50, cropped for x4
+        for batch in loader:
+            seen += zip(batch["sample"].tolist(), batch["name"], strict=True)
+            assert batch["hr"].shape == (len(batch["name"]), 3, 48, 48)  # 50, cropped for x4
     # The fourth rank has none left and repeats the first: it must take part in the gathering.
     again = [(0, "leaves-000000")] * (world_size > 3)
     images = [(0, "leaves-000000"), (1, "leaves-000001"), (2, "leaves-000002")]
@@ -143,7 +144,10 @@ def test_val_names_follow_the_loaders(tmp_path: Path) -> None:
     sets = {"b": Synthetic(count=1, size=32), "a": Synthetic(count=2, size=32)}
     data = _data(tmp_path, val=sets)
     assert data.val_names == ["b", "a"]
-    assert [len(loader) for loader in data.val_dataloader()] == [1, 2]
+    found = [
+        [name for batch in loader for name in batch["name"]] for loader in data.val_dataloader()
+    ]
+    assert [len(names) for names in found] == [1, 2]
 
 
 def test_digests_follow_the_content_not_the_place(tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ class _Counting(lightning.LightningModule):
         optimizer.step()
 
     def validation_step(self, batch: Any, _: int, dataloader_idx: int = 0) -> None:  # noqa: ANN401
-        self.validated.append(f"{dataloader_idx}:{batch['name'][0]}")
+        self.validated += [f"{dataloader_idx}:{name}" for name in batch["name"]]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -339,6 +343,23 @@ def test_workers_survive_signals_of_the_group_but_not_a_forked_rank(tmp_path: Pa
     rank = fork.Process(target=_signalled_run, args=(tmp_path, there))
     rank.start()
     rank.join(timeout=60)  # a worker that ignored the end of the run would hang here
+    assert rank.exitcode == 0
+    _assert_gone(here.recv())
+
+
+def _deaf_run(root: Path, told: Any) -> None:  # noqa: ANN401
+    batches: Any = iter(_data(root, num_workers=2).train_dataloader())
+    next(batches)
+    batches._iterator._shutdown_workers = lambda: None  # what they are told is lost
+    told.send([worker.pid for worker in batches._workers])
+
+
+def test_workers_that_are_not_reached_do_not_outlive_the_run(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    rank = fork.Process(target=_deaf_run, args=(tmp_path, there))
+    rank.start()
+    rank.join(timeout=60)
     assert rank.exitcode == 0
     _assert_gone(here.recv())
 

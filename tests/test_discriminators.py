@@ -85,6 +85,7 @@ def test_vgg_sees_the_whole_crop() -> None:
     ("name", "shape", "millions"),
     [  # parameters: pix2pix's 2.77M, Real-ESRGAN's 4.38M, SRGAN's by hand
         ("patchgan", (2, 1, 10, 10), 2.765),
+        ("patchgan_fine", (2, 1, 46, 46), 0.035),
         ("patchgan_lite", (2, 1, 22, 22), 0.043),
         ("unet", (2, 1, SIZE, SIZE), 4.377),
         ("unet_lite", (2, 1, SIZE, SIZE), 0.069),
@@ -108,15 +109,16 @@ def test_only_the_small_ones_have_instance_norm() -> None:
     """It takes away each channel's mean: a discriminator under it is dull to colour."""
     norms = {name: _node(name).get("norm", "spectral") for name in NAMES}
     instance = {name for name, norm in norms.items() if norm == "instance"}
-    assert instance == {"patchgan_lite", "vgg_lite"}
+    assert instance == {"patchgan_fine", "patchgan_lite", "vgg_lite"}
     assert set(norms.values()) == {"spectral", "instance"}
 
 
 def test_every_option_is_tested() -> None:
-    assert NAMES == ["patchgan", "patchgan_lite", "unet", "unet_lite", "vgg", "vgg_lite"]
+    patchgans = ["patchgan", "patchgan_fine", "patchgan_lite"]
+    assert [*patchgans, "unet", "unet_lite", "vgg", "vgg_lite"] == NAMES
 
 
-@pytest.mark.parametrize("name", ["patchgan_lite", "unet_lite", "vgg_lite"])
+@pytest.mark.parametrize("name", ["patchgan_fine", "patchgan_lite", "unet_lite", "vgg_lite"])
 def test_a_forward_changes_nothing(name: str) -> None:
     """Looking is free: in training mode too, logits depend on the image alone."""
     network = _built(name).train()

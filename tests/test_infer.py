@@ -11,9 +11,10 @@ import torch
 from PIL import Image, ImageCms
 
 from srtrain.cli.infer import main
+from srtrain.cli.main import main as srtrain
 from srtrain.errors import ConfigError, DataError, StorageError
 from srtrain.images import Picture, read_picture, write_picture
-from srtrain.inference.run import Job, plan
+from srtrain.inference.jobs import Job, plan
 from srtrain.inference.upscaler import Upscaler, load_model, pick_device
 from tests.upscaling import smooth, tiny_generator, touch, write_tiny
 
@@ -83,9 +84,14 @@ def test_all_kinds_agree(upscaler: Upscaler) -> None:
     ("image", "error", "message"),
     [
         (np.full((4, 4, 3), 200.0), ValueError, "divide by 255"),
-        (np.full((4, 4, 3), np.nan), ValueError, r"\[0, 1\]"),
-        (np.zeros((4, 4, 5), np.uint8), ValueError, r"\(H, W\)"),
-        (torch.zeros(2, 4, 4), ValueError, r"\(C, H, W\)"),
+        (torch.full((3, 4, 4), 200.0), ValueError, "divide by 255"),
+        (np.full((4, 4, 3), -5.0), ValueError, r"got -5 … -5$"),
+        (np.full((4, 4, 3), np.nan), ValueError, r"\[0, 1\], got NaN or infinity$"),
+        (torch.full((3, 4, 4), torch.inf), ValueError, r"\[0, 1\], got NaN or infinity$"),
+        (np.zeros((4, 4, 5), np.uint8), ValueError, r"\(H, W\).*got \(4, 4, 5\); channels first"),
+        (np.zeros((6, 4, 5), np.uint8), ValueError, r"\(H, W\).*got \(6, 4, 5\)$"),
+        (np.zeros((3, 9, 7), np.uint8), ValueError, r"array\.transpose\(1, 2, 0\)$"),
+        (torch.zeros(2, 4, 4), ValueError, r"\(C, H, W\).*got \(2, 4, 4\)$"),
         ("photo.png", TypeError, "PIL image"),
     ],
 )
@@ -94,6 +100,22 @@ def test_misuse_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         upscaler.upscale(image)
+
+
+@pytest.mark.parametrize(
+    "kind", ["bool", "int8", "int32", "int64", "uint32", "uint64", "complex64", "longdouble", "U1"]
+)
+def test_arrays_of_other_types_are_refused(upscaler: Upscaler, kind: str) -> None:
+    """Taken for [0, 1], they would be cut to 0 and 1 in silence."""
+    for shape in ((4, 4), (4, 4, 3), (4, 4, 4)):
+        with pytest.raises(TypeError, match=r"^expected uint8, uint16 or float.*cast to uint8"):
+            upscaler.upscale(np.ones(shape, kind))
+
+
+@pytest.mark.parametrize("kind", ["bool", "int8", "int32", "int64", "uint16", "complex64"])
+def test_tensors_of_other_types_are_refused(upscaler: Upscaler, kind: str) -> None:
+    with pytest.raises(TypeError, match=r"^expected uint8 or float.*cast to uint8"):
+        upscaler.upscale(torch.ones(3, 4, 4).to(getattr(torch, kind)))
 
 
 def test_load_model(checkpoint: Path) -> None:
@@ -264,3 +286,20 @@ def test_as_a_process(tmp_path: Path, checkpoint: Path, run_srtrain: Callable[..
     again = run_srtrain("infer", checkpoint, tmp_path / "in", "-o", tmp_path / "out")
     assert again.rc == 2  # type: ignore[attr-defined]
     assert again.stderr.startswith("srtrain: error: 1 of 1 outputs exist")  # type: ignore[attr-defined]
+
+
+def test_who_interrupts_is_told_how_to_go_on(
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srtrain.cli.infer._produce", interrupted)
+    Image.fromarray(smooth(8, 9)).save(tmp_path / "a.png")
+    line = ["infer", str(checkpoint), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert srtrain(line) == 130
+    told = "srtrain: interrupted · with --continue the same command makes the others\n"
+    assert capsys.readouterr().err == told

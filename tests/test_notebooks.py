@@ -19,6 +19,14 @@ FIGURES = {  # what the text leans on, as printed
         "the same of any one of the 40, on average: 0.00\n",
         "squared error of any one / of the mean: 2.00\n",
     ],
+    "04_compare_checkpoints": ["best PSNR: "],
+    "05_many_outcomes": [
+        "error of one sample / of the mean: 2.0\n",
+        "of the mean of 8 / D* (1 + 1/8): 1.00\n",
+        "of the mean, moved to what x looks like: 0.59\n",
+        "what srtrain says of 1 step: 1 step falls back to the mean",
+        "rank correlation of spread and error:\n",
+    ],
 }
 
 

@@ -13,9 +13,10 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from srtrain import download as downloads
 from srtrain.errors import ConfigError, StorageError
-from srtrain.losses import features
+from srtrain.losses import features, precision
 from srtrain.losses.features import EMBEDDED_CONVS, VGG19, VGG19Features, calibration_batch
-from srtrain.losses.perceptual import TAP_SETS, Perceptual
+from srtrain.losses.perceptual import TAP_SETS, Criterion, Perceptual
+from srtrain.losses.precision import Precision, narrowed
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -172,6 +173,84 @@ def test_gradient_is_the_difference_quotient(images: tuple[Tensor, Tensor]) -> N
     torch.testing.assert_close((gradient * direction).sum(), change / (2 * step), rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("criterion", ["mse", "l1"])
+def test_gradients_lie_as_the_activations_do(criterion: Criterion) -> None:
+    """Else every ReLU and pool on the way down walks across memory."""
+    loss = Perceptual(criterion=criterion)
+    made = torch.rand(2, 8, 6, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    target = torch.rand(2, 8, 6, 4)
+    (gradient,) = torch.autograd.grad(loss._distance(made, target), made)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    difference = made.detach() - target
+    expected = 2 * difference if criterion == "mse" else difference.sign()
+    torch.testing.assert_close(gradient, expected / made.numel())
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "amx", "narrow"),
+    [
+        ("cpu", "fp32", True, False),
+        ("cpu", "bf16", False, True),
+        ("cpu", "auto", True, True),
+        ("cpu", "auto", False, False),
+        ("cuda", "auto", True, False),
+        ("cuda", "bf16", False, True),
+    ],
+)
+def test_auto_is_bf16_where_the_cpu_multiplies_it(
+    device: str, asked: Precision, amx: bool, narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: amx)
+    assert precision.narrows(torch.device(device), asked) is narrow
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "amx", "inside"),
+    [("fp32", True, False), ("bf16", False, True), ("auto", True, True), ("auto", False, None)],
+)
+def test_within_any_precision_the_one_asked_for(
+    asked: Precision,
+    amx: bool,
+    inside: bool | None,
+    outside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``auto`` that gains nothing leaves it as it is."""
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: amx)
+    image, cpu = torch.rand(2, 2), torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=outside), narrowed(cpu, asked):
+        narrow = (image @ image).dtype is torch.bfloat16
+    assert narrow is (outside if inside is None else inside)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)]
+)
+def test_what_torch_says_of_the_cpu(
+    told: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert precision.multiplies_bf16.__wrapped__() is expected
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert precision.multiplies_bf16.__wrapped__() is False
+
+
+def test_features_in_bf16_point_the_same_way(images: tuple[Tensor, Tensor]) -> None:
+    """To two digits; what is compared and what comes back is float32."""
+    found = {}
+    for asked in ("fp32", "bf16"):
+        sr = images[0].clone().requires_grad_()
+        loss = Perceptual(precision=asked)(sr, images[1])  # type: ignore[arg-type]
+        loss.backward()
+        found[asked] = loss.detach(), sr.grad
+    (full, gradient), (narrow, other) = found["fp32"], found["bf16"]
+    assert narrow.dtype == other.dtype == torch.float32
+    torch.testing.assert_close(narrow, full, rtol=0.02, atol=0)
+    assert not torch.equal(other, gradient)  # it was bf16 indeed
+    assert F.cosine_similarity(other.flatten(), gradient.flatten(), dim=0) > 0.995
+
+
 def test_crop_compares_the_centre(images: tuple[Tensor, Tensor]) -> None:
     sr, hr = images
     centre = (..., slice(8, 24), slice(8, 24))
@@ -231,6 +310,7 @@ def test_embedded_features_refuse_own_taps_beyond_them() -> None:
         ({"taps": {"conv9_1": 1.0}}, r"unknown taps \['conv9_1'\]"),
         ({"taps": {}}, "unknown taps"),
         ({"criterion": "l2"}, "criterion='l2'.*mse or l1"),
+        ({"precision": "fp16"}, "precision='fp16'"),
         ({"crop": 0}, "crop=0"),
     ],
 )

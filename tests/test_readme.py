@@ -65,6 +65,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True)
         for number, pixels in enumerate(noise):
             Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    (tmp_path / "outputs/mse/2026-01-01_12-00-00").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from srtrain.color import luma
-from srtrain.degradation.resize import Bicubic, bicubic_uint8, resize_matrix, shrunk, upscale
+from srtrain.degradation.resize import (
+    Bicubic,
+    _resize_levels,
+    bicubic_uint8,
+    resize_matrix,
+    shrunk,
+    upscale,
+    upscale_rounded,
+)
 
 SET5 = ("baby", "bird", "butterfly", "head", "woman")
 
@@ -75,6 +84,21 @@ def test_borders_are_mirrored_with_the_edge_pixel_repeated() -> None:
     torch.testing.assert_close(first, want)
 
 
+@pytest.mark.parametrize("scale", [1, 1.3, 2, 2.7, 3, 4, 8])
+@pytest.mark.parametrize("side", [257, 320, 700])
+def test_without_the_matrix_s_zeros_every_level_is_the_same(
+    scale: float, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side -= side % int(scale) if scale == int(scale) else 0
+    source = torch.Generator().manual_seed(0)
+    hr = torch.rand(2, 3, side, 300 - 300 % int(scale), generator=source)
+    lr = Bicubic(scale=scale)(hr)
+    larger = upscale_rounded(lr, scale=scale)
+    monkeypatch.setattr("srtrain.degradation.resize._LONG", 10**6)
+    assert torch.equal(Bicubic(scale=scale)(hr), lr)
+    assert torch.equal(upscale_rounded(lr, scale=scale), larger)
+
+
 @pytest.mark.parametrize("scale", [1, 1.1, 1.5, 2, 2.7, 3, 4, 5, 6, 7, 8])
 def test_every_scale_keeps_constants_and_a_linear_ramp(scale: float) -> None:
     side = 120
@@ -110,6 +134,26 @@ def test_ties_round_up_as_in_matlab() -> None:
     image = torch.zeros(1, 32, 32, dtype=torch.uint8)
     image[:, ::2] = 1
     assert bicubic_uint8(image, 2)[0, 4:-4].eq(1).all()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("side", [96, 640])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_float32_is_taken_where_it_is_exact(scale: int, side: int, precision: str) -> None:
+    """Weights are multiples of 2^-12, so no sum of them times levels needs more than 24 bits."""
+    zoom = 1 / Fraction(scale)
+    assert bool((resize_matrix(side, side // scale, float(zoom)) * 2**12 % 1 == 0).all())
+    hr = torch.randint(0, 256, (2, 3, side, side), generator=torch.Generator().manual_seed(side))
+    hr[:, :, : side // 2] = torch.where(hr[:, :, : side // 2] < 128, 0, 255)  # many ties
+    expected = _resize_levels(hr.double(), zoom)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = Bicubic(scale=scale)(hr.float() / 255)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found, (expected / 255).float())
 
 
 def test_batched_equals_alone_and_stays_in_range() -> None:

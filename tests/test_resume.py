@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import StepLR
 
 from srtrain.cli.main import main
-from srtrain.cli.resume import changes
+from srtrain.cli.resume import FIXED, changes, digests, refuse_another, same_sets
+from srtrain.data.datamodule import SRData
 from srtrain.files import read_json
 from srtrain.networks import storage
 from srtrain.networks.storage import newest_valid, read_checkpoint
@@ -186,6 +187,38 @@ def test_other_training_images_are_refused(
     assert _rows(folder) == _rows(straight)
     train(images, folder.path, f"data.train={moved}", "trainer.max_steps=5")
     train(images, folder.path, f"data.train={other}", "force=true")
+
+
+def test_images_that_were_hashed_otherwise_are_not_compared(
+    images: Path,
+    straight: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint from before goes on as it was, says so, and measures the baseline again."""
+    folder = cut_back(straight, tmp_path / "hashes", 4)
+    monkeypatch.setattr(SRData, "digest_format", SRData.digest_format + 1)
+    train(images, folder.path)
+    assert "step 4 knows its images by an older hash" in capsys.readouterr().out
+    assert losses(folder) == losses(straight)
+    assert read_json(folder.summary)["bicubic"] == read_json(straight.summary)["bicubic"]
+    assert read_checkpoint(folder.checkpoints / "step-000006.ckpt")["data"]["format"] == (
+        SRData.digest_format
+    )
+    train(images, folder.path)
+    assert "older hash" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [{}, {"data": {"train": "t", "val": {"a": "v"}}}])
+def test_a_checkpoint_without_the_kind_of_hash_is_not_compared(data: dict[str, Any]) -> None:
+    own = dict.fromkeys(FIXED) | {"protocol": 1}
+    now: Any = SimpleNamespace(train_digest="t", val_digests={"a": "v"}, digest_format=2)
+    said: list[str] = []
+    refuse_another({**own, **data, "step": 3}, own, now, force=False, say=said.append)
+    assert len(said) == 1
+    assert same_sets({**own, **data}, own, now) == set()
+    assert same_sets({**own, "data": digests(now)}, own, now) == {"a"}
 
 
 def test_changed_validation_images_are_measured_anew(

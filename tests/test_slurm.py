@@ -58,7 +58,7 @@ def _words(images: Path, *extra: str) -> list[str]:
 
 
 def test_two_nodes_are_one_rank(slurm: Slurm, images: Path, tmp_path: Path) -> None:
-    one = train(images, tmp_path / "one")
+    one = train(images, tmp_path / "one", drawn=True)
     asked = _words(images, "trainer=ddp")
     told = slurm.run(
         *("srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "srtrain", *asked),

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 import torch
+import xxhash
 from safetensors.torch import save_file
 
 from srtrain.errors import StorageError
-from srtrain.files import read_json, sha256_of, write_atomic, write_json
+from srtrain.files import fingerprint_of, read_json, sha256_of, write_atomic, write_json
 from srtrain.networks.storage import (
     by_step,
     checkpoint_name,
@@ -28,6 +29,9 @@ from srtrain.networks.storage import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LONG = b"srtrain" * 10**5
 
 
 def _content(step: int, size: int = 64) -> dict[str, Any]:
@@ -151,6 +155,19 @@ def test_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
         write_atomic(path, interrupted)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "digits"),
+    [
+        (b"", "99aa06d3014798d86001c324468d497f"),  # XXH3's own sanity test
+        (LONG, xxhash.xxh3_128_hexdigest(LONG)),  # more than is read at a time
+    ],
+    ids=["empty", "long"],
+)
+def test_a_fingerprint_is_xxh3(content: bytes, digits: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(content)
+    assert fingerprint_of(tmp_path / "file") == digits
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ class Windows(nn.Module):
         )
 
 
+class Stripes(nn.Module):
+    """Adds to each pixel the mean of its stripe of 64 rows; pads for that itself, as GRL does."""
+
+    def forward(self, lr: Tensor) -> Tensor:
+        height = lr.shape[-2]
+        padded = functional.pad(lr, (0, 0, 0, -height % 64), mode="replicate")
+        stripes = padded.unflatten(2, (-1, 64))
+        mixed = (stripes + stripes.mean(dim=3, keepdim=True)).flatten(2, 3)
+        return functional.interpolate(mixed[..., :height, :], scale_factor=2)
+
+
 class Global(nn.Module):
     """Channel attention by the mean over the whole image."""
 
@@ -97,8 +108,29 @@ def test_windows_fix_where_tiles_begin() -> None:
     assert reach.halo >= 7
 
 
+@pytest.mark.parametrize("shown", [True, False], ids=["exact", "far"])
+def test_stripes_of_64_fix_where_tiles_begin(shown: bool) -> None:
+    """As GRL has; at multiples of 32, which suit windows, 0.13 and 0.006 were wrong."""
+    far = () if shown else (Convolutions(64, scale=1, width=3),)  # its reach ends nowhere
+    generator = _generator(nn.Sequential(*far, Stripes()))
+    reach = measure(generator)
+    assert (reach.exact, reach.align) == (shown, 64)
+    lr = _image(300, 20)
+    with torch.no_grad():
+        tiled = upscale_tiled(generator, lr, tile=40, halo=reach)
+        torch.testing.assert_close(tiled, generator(lr), rtol=0, atol=1e-5 if shown else 2e-3)
+
+
 def test_a_global_network_is_not_called_exact() -> None:
     assert not measure(_generator(Global())).exact
+
+
+def test_a_network_that_sees_the_size_is_not_called_exact() -> None:
+    class Sized(nn.Module):
+        def forward(self, lr: Tensor) -> Tensor:
+            return functional.interpolate(lr * (lr.shape[-2] / 256), scale_factor=2)
+
+    assert not measure(_generator(Sized())).exact
 
 
 def test_measuring_leaves_mode_and_gradients_alone() -> None:
@@ -189,6 +221,20 @@ def test_blending_has_no_seams() -> None:
     tiled = upscale_tiled(_generator(PerTile()), ramp, tile=16, halo=Reach(8, exact=False))
     # Pasted tiles would jump by about 1/4; blended over 32 output pixels a step is about 1/128.
     assert tiled.diff(dim=-1).abs().max() < 0.02
+
+
+def test_what_a_window_shows_next_to_its_padding_hardly_counts() -> None:
+    class Padded(nn.Module):
+        """Right inside, black in the outermost pixel, as padding by zeros makes it."""
+
+        def forward(self, lr: Tensor) -> Tensor:
+            inner = torch.zeros_like(lr)
+            inner[..., 1:-1, 1:-1] = lr[..., 1:-1, 1:-1]
+            return functional.interpolate(inner, scale_factor=2)
+
+    lr = torch.ones(1, 3, 20, 80)
+    tiled = upscale_tiled(_generator(Padded()), lr, tile=16, halo=Reach(8, exact=False))
+    assert tiled[..., 8:-8, 8:-8].min() > 0.99  # 0.95 if the weights fell linearly
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 17, 100])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image, ImageFile
 
 from srtrain.training import wandb_server
+from srtrain.training.pictures import Pictures
+from srtrain.training.run_folder import RunFolder
+from srtrain.training.wandb_pictures import undecoded
 from tests.conftest import ROOT
 from tests.training import draw_images, train, words
 from tests.wandb_file import Logged, read_wandb
@@ -56,6 +61,47 @@ def test_run_read_back(images: Path, lpips: list[str], tmp_path: Path) -> None:
     pictures = logged.series("samples/tiny_image0.filenames")
     assert list(pictures) == [6]
     assert (file.parent / "files" / pictures[6][0]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_row_shows_the_pictures_of_its_step(tmp_path: Path) -> None:
+    """However far W&B is behind a file that every round replaces."""
+    left_by_a_killed_process = tmp_path / "wandb" / "waiting" / "a.png"
+    left_by_a_killed_process.parent.mkdir(parents=True)
+    left_by_a_killed_process.touch()
+    folder = RunFolder(tmp_path)
+    folder.create()
+    logger = logger_in(tmp_path)
+    assert logger is not None
+    drawn, behind = {1: (10, 0, 0), 2: (20, 0, 0), 3: (30, 0, 0)}, Event()
+    logger._later(lambda: bool(behind.wait(60)))
+    pictures = Pictures(folder, max_images=1, zoom=2)
+    for step, colour in drawn.items():
+        pictures._keep(iter([("a", Image.new("RGB", (8, 8), colour))]), [logger], step)
+    behind.set()
+    logger.close()
+    (file,) = files_of(tmp_path)
+    shown = read_wandb(file).series("samples/a.filenames")
+    for step, names in shown.items():
+        with Image.open(file.parent / "files" / names[0]) as image:
+            assert image.getpixel((0, 0)) == drawn[step]
+    assert list(shown) == [1, 2, 3]
+    assert not (tmp_path / "wandb" / "waiting").exists()
+
+
+def test_pictures_are_not_decoded_and_described_as_wandb_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    file = str(tmp_path / "a.png")
+    Image.new("RGB", (12, 7)).save(file)
+    plain = vars(wandb.Image(file))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    assert vars(undecoded(file)) == plain
 
 
 def test_resumed_run_is_the_same_run(images: Path, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_wheel_holds_what_a_run_needs(wheel: Path) -> None:
     wanted |= {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "srtrain").rglob("*")
-        if path.suffix in {".py", ".safetensors"}
+        if path.suffix in {".py", ".safetensors", ".html", ".css", ".js"}
     }
     assert wanted - set(names) == set()
     outside = {name.split("/")[0] for name in names} - {"srtrain"}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from srtrain.cli.main import main
 from srtrain.networks.storage import read_checkpoint
 from srtrain.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def draw_images(folder: Path, *, count: int, size: int, first: int = 0) -> Path:
@@ -60,10 +66,25 @@ def words(images: Path, run_dir: Path, *extra: str) -> list[str]:
     ]
 
 
-def train(images: Path, run_dir: Path, *extra: str, code: int = 0) -> RunFolder:
-    """Run the command in this process and insist on its exit code."""
-    assert main(words(images, run_dir, *extra)) == code
+def train(
+    images: Path, run_dir: Path, *extra: str, code: int = 0, drawn: bool = False
+) -> RunFolder:
+    """Run the command in this process and insist on its exit code.
+
+    ``drawn``: with the figures of its end, which take longer than all else.
+    """
+    with nullcontext() if drawn else undrawn():
+        assert main(words(images, run_dir, *extra)) == code
     return RunFolder(run_dir)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within, runs end without ``curves.png``, and with a report that has no figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("train.plot_curves", "run_report._curves", "run_report._planes"):
+            patch.setattr(f"srtrain.cli.{name}", lambda _: ())
+        yield
 
 
 def weights(folder: RunFolder, step: int) -> dict[str, torch.Tensor]:

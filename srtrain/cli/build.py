@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from srtrain.augmentation.batch import BatchAugmentation
+from srtrain.cli.mean import give, load_mean, with_mean
+from srtrain.cli.tiled import in_tiles
 from srtrain.config.location import conf_dir
 from srtrain.config.yamlfile import read_config
 from srtrain.degradation.resize import Bicubic, shrunk, upscale_rounded
@@ -25,10 +27,12 @@ from srtrain.networks.build import build_discriminator, build_generator, spec_of
 from srtrain.networks.transfer import discriminator_from, init_from
 from srtrain.perception.lpips import LPIPS
 from srtrain.training.bands import Bands
+from srtrain.training.flow import FlowSR
+from srtrain.training.flow_watch import FlowWatch
 from srtrain.training.validation import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
     from torch.optim import Optimizer
@@ -52,14 +56,19 @@ def plain(node: Any) -> Any:  # noqa: ANN401 - any YAML
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def make_generator(config: DictConfig) -> Generator:
-    """The generator, initialised by the seed or from a file."""
-    spec = spec_of(plain(config.generator))
+def make_generator(config: DictConfig, content: Mapping[str, Any] | None = None) -> Generator:
+    """The generator, initialised by the seed; a flow's mean network, as it was trained.
+
+    ``content``: of the checkpoint that is continued, which holds the mean's network too.
+    """
+    spec, mean = with_mean(spec_of(plain(config.generator)), config, content)
     head = spec_of(plain(config.loss.head), group="loss.head") if config.loss.head else None
     # Whoever names a class of an own package in an own configuration trusts that package.
     own_packages = {named["_target_"].partition(".")[0] for named in (spec, head) if named}
     trust = [*config.trust, *sorted(own_packages)]
-    return build_generator(spec, scale=config.scale, head=head, trust=trust)
+    generator = build_generator(spec, scale=config.scale, head=head, trust=trust)
+    give(mean, generator)
+    return generator
 
 
 def make_discriminator(config: DictConfig, options: TrainerOptions) -> Discriminator | None:
@@ -85,9 +94,9 @@ def load_initial_weights(
     config: DictConfig, generator: Generator, discriminator: Discriminator | None
 ) -> list[str]:
     """``init_from``: copies what fits; returns the lines that say what did."""
-    path = Path(config.init_from.path)
-    partial = config.init_from.partial
+    path, partial = Path(config.init_from.path), config.init_from.partial
     said = [str(init_from(generator, path, partial=partial, options=generator_options))]
+    give(load_mean(config) if config.mse_checkpoint else None, generator)  # not another flow's
     if discriminator is not None:
         said.append(discriminator_from(discriminator, path))
     return said
@@ -130,7 +139,7 @@ def make_objective(config: DictConfig) -> Objective:
 
 
 def make_metrics(config: DictConfig) -> ImageMetrics:
-    """The standard protocol; LPIPS where a net was named."""
+    """The standard protocol; LPIPS where a net was named; a flow's steps are part of it."""
     net, features = config.metrics.lpips.net, config.metrics.lpips.features
     lpips = LPIPS(net, features) if net else None
     bicubic = Bicubic(scale=config.scale)
@@ -140,7 +149,11 @@ def make_metrics(config: DictConfig) -> ImageMetrics:
         return lr
 
     blind = config.degradation._target_ != f"{Bicubic.__module__}.{Bicubic.__qualname__}"
-    return ImageMetrics(scale=config.scale, lpips=lpips, downscale=downscale, blind=blind)
+    drawn = ("steps", "sampler", "project")
+    sampled = {key: config.generator[key] for key in drawn} if _is_flow(config) else None
+    return ImageMetrics(
+        scale=config.scale, lpips=lpips, downscale=downscale, blind=blind, sampled=sampled
+    )
 
 
 def make_data(config: DictConfig, options: TrainerOptions) -> SRData:
@@ -189,8 +202,14 @@ def make_module(
             "downscale": partial(shrunk, scale=config.scale),
             "seed": config.seed,
         }
+    if _is_flow(config):
+        given |= {"seed": config.seed}
     module: SupervisedSR = instantiate(config.model, **given, _recursive_=False)
     return module
+
+
+def _is_flow(config: DictConfig) -> bool:
+    return bool(config.model._target_ == f"{FlowSR.__module__}.{FlowSR.__qualname__}")
 
 
 def _validation(config: DictConfig, generator: Generator, data: SRData) -> Validation:
@@ -201,6 +220,7 @@ def _validation(config: DictConfig, generator: Generator, data: SRData) -> Valid
         names=list(data.val_names),
         num_panels=_num_panels(config),
         bands=Bands(generator.head) if generator.head is not None else None,
+        tiled=partial(in_tiles, generator),
     )
 
 
@@ -251,7 +271,7 @@ def _refused(group: str) -> Iterator[None]:
 def make_callbacks(config: DictConfig, folder: RunFolder, records: Records) -> list[Callback]:
     """The callbacks of ``conf/callbacks``, in their order, told where to write what.
 
-    The adversary's watch is left out where there is none.
+    The adversary's watch is left out where there is none; a flow has its own.
     """
     told: dict[str, dict[str, Any]] = {
         "pictures": {"folder": folder},
@@ -262,7 +282,7 @@ def make_callbacks(config: DictConfig, folder: RunFolder, records: Records) -> l
         if node is None or (name == WATCH and not config.discriminator):
             continue
         made.append(instantiate(node, _convert_="all", **told.get(str(name), {})))
-    return made
+    return [*made, FlowWatch(records)] if _is_flow(config) else made
 
 
 def make_loggers(config: DictConfig, folder: RunFolder) -> list[Logger]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srtrain.checks import counted
+from srtrain.cli.arguments import Arguments, one_or_more
 
 if TYPE_CHECKING:
     from srtrain.data.report import Report
@@ -86,16 +87,16 @@ def _check(options: argparse.Namespace) -> tuple[Report, dict[str, Report]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="srtrain check-data",
         description="Lists all images that a training would stumble over. "
         "Exit code: 0 none, 3 some.",
     )
     parser.add_argument("hr", metavar="HR_DIR", type=Path, help="folder of HR images, any depth")
     parser.add_argument("--lr", metavar="LR_DIR", type=Path, help="folder of their LR partners")
-    parser.add_argument("--scale", metavar="N", type=_positive, default=4, help="HR / LR (4)")
+    parser.add_argument("--scale", metavar="N", type=one_or_more, default=4, help="HR / LR (4)")
     parser.add_argument(
-        "--patch", metavar="P", type=_positive, default=1, help="data.hr_patch_size of the run"
+        "--patch", metavar="P", type=one_or_more, default=1, help="data.hr_patch_size of the run"
     )
     parser.add_argument(
         "--bicubic",
@@ -111,10 +112,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--all", action="store_true", help="list every file, not ten of a kind")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
-    return value

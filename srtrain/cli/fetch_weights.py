@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from srtrain.cli.arguments import Arguments
 from srtrain.download import download
 
 URL = "https://download.pytorch.org/models"
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         f"  {name:<14} {weights.megabytes:>4} MB   for {weights.use}"
         for name, weights in WEIGHTS.items()
     )
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="srtrain fetch-weights",
         description="Download weights of torchvision into torch's cache, checksum verified.",
         epilog=f"names:\n{table}",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import srtrain
 from srtrain.cli.flags import FLAGS, Request, read_flags
+from srtrain.cli.heap import uncollected
 from srtrain.cli.process import lifetime
 from srtrain.cli.tell import expected, last_words, say, tell
 from srtrain.cli.unbroken import unbroken_output
@@ -20,9 +21,21 @@ from srtrain.errors import ConfigError
 # name -> (module with `main(argv) -> int`, one line for --help); imported when called
 SUBCOMMANDS = {
     "infer": ("srtrain.cli.infer", "upscale images: infer CKPT INPUT… -o OUT"),
+    "evaluate": (
+        "srtrain.cli.evaluate.main",
+        "measure and compare models: evaluate MODEL… --scale N --data NAME=DIR … -o OUT",
+    ),
+    "tradeoff": (
+        "srtrain.cli.tradeoff.main",
+        "from one start sweep a loss weight, or train several answers; draw the plane",
+    ),
+    "export": (
+        "srtrain.cli.export",
+        "hand over a model: export CKPT --to safetensors | onnx",
+    ),
     "check-data": ("srtrain.cli.check_data", "list all images that a training would stumble over"),
     "fetch-weights": ("srtrain.cli.fetch_weights", "fetch weights of VGG, LPIPS, DISTS; verified"),
-    "benchmark": ("srtrain.cli.benchmark", "what the parts of a training step cost"),
+    "benchmark": ("srtrain.cli.benchmark.main", "what srtrain costs: benchmark SUITE"),
 }
 
 
@@ -37,8 +50,9 @@ def _main(words: list[str], *, to_the_end: bool) -> int:
     verbose = not {"verbose=true", "--verbose"}.isdisjoint(words)
     try:
         return _dispatch(words, to_the_end=to_the_end)
-    except KeyboardInterrupt:
-        print("srtrain: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        said = ["interrupted", *getattr(stop, "__notes__", [])]
+        print(f"srtrain: {' · '.join(said)}", file=sys.stderr)
         return 130
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _names_a_subcommand(words):  # … | head
@@ -76,7 +90,7 @@ def _dispatch(words: list[str], *, to_the_end: bool) -> int:
         if "completion" in request.switches:
             return sweep.complete(words)
         return sweep.sweep(request)
-    with lifetime(words, to_the_end=to_the_end):
+    with lifetime(words, to_the_end=to_the_end), uncollected():
         return _train(request)
 
 

@@ -17,6 +17,8 @@ NOISE = (
     r".*torch\.meshgrid: in an upcoming release.*",
     r".*Consider setting `persistent_workers=True`.*",
     r".*`training_step` returned `None`.*",
+    r".*\.grad attribute of a Tensor that is not a leaf.*",  # torch.compile looks, nobody else
+    r".*module\(s\) in eval mode at the start of training.*",  # a flow's mean, for good
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
 )
 
@@ -27,6 +29,8 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # trainer.compile without a GPU: it looks for CUDA all the same, and tells.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     logging.basicConfig(format="srtrain: %(message)s", level=logging.WARNING)
 
 

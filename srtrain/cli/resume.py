@@ -123,13 +123,20 @@ def _spec(config: DictConfig, group: str) -> dict[str, Any] | None:
 
 def digests(data: SRData) -> dict[str, Any]:
     """What the images of a run hash to, wherever they lie."""
-    return {"train": data.train_digest, "val": data.val_digests}
+    return {"format": data.digest_format, "train": data.train_digest, "val": data.val_digests}
 
 
 def refuse_another(
-    content: Mapping[str, Any], own: Mapping[str, Any], data: SRData, *, force: bool
+    content: Mapping[str, Any],
+    own: Mapping[str, Any],
+    data: SRData,
+    *,
+    force: bool,
+    say: Callable[[str], None],
 ) -> None:
     """Nothing, if a checkpoint's content belongs to the run that ``own`` and ``data`` describe.
+
+    ``say`` is told if its images cannot be compared.
 
     Raises: ConfigError when it has another generator, scale, features or training images, unless
         ``force``.
@@ -141,9 +148,19 @@ def refuse_another(
     for key in FIXED:
         if content.get(key) != own[key]:
             what = f"{made} {key} {content.get(key)}, now it is {own[key]}"
-            raise ConfigError(what, where=key, fix=fix)
-    if content.get("data", {}).get("train") != data.train_digest:
+            other = "use another run_dir; init_from.path=THIS_RUN starts it from these weights"
+            raise ConfigError(what, where=key, fix=other if key == "scale" else fix)
+    if not _comparable(content, data):
+        say(
+            f"step {content['step']} knows its images by an older hash: whether they are the same"
+            " is not checked, and the best checkpoint is found anew"
+        )
+    elif content["data"]["train"] != data.train_digest:
         raise ConfigError(f"{made} other training images", where="data.train", fix=fix)
+
+
+def _comparable(content: Mapping[str, Any], data: SRData) -> bool:
+    return bool(content.get("data", {}).get("format") == data.digest_format)
 
 
 def refuse_misfit(content: Mapping[str, Any], module: SupervisedSR) -> None:
@@ -169,7 +186,7 @@ def same_sets(content: Mapping[str, Any], own: Mapping[str, Any], data: SRData) 
     """The validation sets whose figures in a checkpoint count: same images, same metrics."""
     if content.get("protocol") != own["protocol"]:
         return set()
-    before = content.get("data", {}).get("val", {})
+    before = content["data"]["val"] if _comparable(content, data) else {}
     return {name for name, digest in data.val_digests.items() if before.get(name) == digest}
 
 

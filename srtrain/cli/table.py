@@ -34,7 +34,13 @@ def quality_table(val: Figures, bicubic: Figures) -> Table:
     """One row for bicubic, one for the generator, per validation set."""
     measured = {name for figures in val.values() for name in figures}
     columns = {name: shown for name, shown in COLUMNS.items() if name in measured}
-    table = Table(box=box.SIMPLE_HEAD, title="On images never trained on", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title="On the validation images",
+        title_justify="left",
+        pad_edge=False,  # with LPIPS it just fits a terminal of 80 columns
+        collapse_padding=True,
+    )
     table.add_column("set")
     table.add_column("image")
     for title, _ in columns.values():

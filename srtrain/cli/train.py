@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from srtrain.cli import announce, build, launch
+from srtrain.cli.heap import collect, keep_freed_memory
 from srtrain.cli.process import SIGNALS, continue_command
 from srtrain.cli.quiet import make_console, quiet_libraries
 from srtrain.cli.resume import (
@@ -25,13 +26,15 @@ from srtrain.cli.resume import (
     run_dir,
     same_sets,
 )
+from srtrain.cli.run_report import write_run_report
 from srtrain.config.resume import choices_line
 from srtrain.errors import DivergedError
 from srtrain.networks.storage import checkpoint_name
 from srtrain.process_group import barrier
-from srtrain.ranks import rank
+from srtrain.ranks import launched, rank
 from srtrain.training.afresh import adversary_afresh, moments_afresh
 from srtrain.training.checkpointing import Checkpointing, OneFile
+from srtrain.training.compiled import compile_step
 from srtrain.training.curves import plot_curves
 from srtrain.training.divergence import Divergence
 from srtrain.training.due import DueValidation
@@ -45,7 +48,7 @@ from srtrain.training.reconfigure import Reconfigure
 from srtrain.training.records import Records
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.summary import Summary
-from srtrain.training.wandb import Wandb
+from srtrain.training.wandb import close_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,6 +71,7 @@ class Run:
     folder: RunFolder
     console: Console
     choices: Mapping[str, str]
+    argv: Sequence[str] = ()
 
     def say(self, line: str) -> None:
         """One line on the console."""
@@ -88,11 +92,14 @@ def run(
 ) -> float | None:
     """One training; returns the mean Y-PSNR over the validation sets (what sweeps optimise)."""
     quiet_libraries()
+    keep_freed_memory()
     options: TrainerOptions = instantiate(config.trainer)
+    if not launched():  # who launches ranks may hide from each all GPUs but its own
+        options.refuse_missing_gpus()
     folder = RunFolder(run_dir(config, experiment).absolute())
     leader = rank() == 0
-    console = make_console(quiet=not leader)
-    choices = {**choices, "experiment": experiment}
+    out = make_console(quiet=not leader)
+    chosen = {**choices, "experiment": experiment}
     try:
         if launch.must_launch(options):
             words = [word for word in argv if not word.startswith("run_dir=")]
@@ -101,7 +108,9 @@ def run(
         folder = RunFolder(launch.meet(folder.path, timeout_s=options.timeout_s, words=argv))
         if leader:
             folder.create()
-        asked = Run(config=config, options=options, folder=folder, console=console, choices=choices)
+        asked = Run(
+            config=config, options=options, folder=folder, console=out, choices=chosen, argv=argv
+        )
         with folder.locked() if leader else nullcontext():
             refuse_used(config, folder)
             return _train_through(asked)
@@ -150,7 +159,7 @@ def _train(run: Run) -> float | None:
     config, options = run.config, run.options
     found = checkpoint_to_resume(run.folder, say=run.say)
     seed_networks(config.seed)
-    generator = build.make_generator(config)
+    generator = build.make_generator(config, found[1] if found else None)
     discriminator = build.make_discriminator(config, options)
     if found is None and config.init_from.path:
         for line in build.load_initial_weights(config, generator, discriminator):
@@ -158,7 +167,7 @@ def _train(run: Run) -> float | None:
     data = build.make_data(config, options)
     module = build.make_module(config, options, generator, discriminator, data)
     own = identity(config, module, run.choices["experiment"])
-    parts = _parts(run, module)
+    parts = make_parts(run, module)
     summary = parts.summary
     step = -1 if found is None else _restore(run, found[1], own, data, summary)
     if step >= options.max_steps and module.validation.measured_at == step:
@@ -167,26 +176,26 @@ def _train(run: Run) -> float | None:
     files = _files(own, data, parts, found, head=generator.head)
     path = found[0] if found else None
     del found  # OneFile gives the content away, once
-    trainer = _trainer(run, module, parts, files)
+    trainer = trainer_for(run, module, parts, files)
     if trainer.is_global_zero:
-        head = choices_line(run.choices)
-        run.folder.write_config(head + OmegaConf.to_yaml(config, resolve=True))
+        run.folder.write_config(choices_line(run.choices) + OmegaConf.to_yaml(config, resolve=True))
         run.folder.cut_metrics(step, measured=module.validation.measured_at == step)
     if options.compile:
-        generator.net.compile()
+        compile_step(module, cuda_graphs=options.cuda_graphs)
     try:
         _fit(trainer, module, data, path)
         parts.checkpointing.flush(final=True)
     except RollBack:
-        _close(trainer)  # what trains on logs by itself
+        close_runs(trainer.loggers)  # what trains on logs by itself
         raise
     mean = _report(run, module, summary, trainer.global_step)
-    _close(trainer)
+    close_runs(trainer.loggers)
     return mean
 
 
 def _fit(trainer: Trainer, module: SupervisedSR, data: SRData, path: Path | None) -> None:
     """Train from the checkpoint at ``path`` to ``max_steps``; measure before and after."""
+    collect()
     if path is None:
         trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
@@ -194,13 +203,8 @@ def _fit(trainer: Trainer, module: SupervisedSR, data: SRData, path: Path | None
         trainer.validate(module, datamodule=data, verbose=False)
 
 
-def _close(trainer: Trainer) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, Wandb):
-            logger.close()
-
-
-def _parts(run: Run, module: SupervisedSR) -> Parts:
+def make_parts(run: Run, module: SupervisedSR) -> Parts:
+    """What every run keeps, empty."""
     config, folder = run.config, run.folder
     records = Records(folder, log_every_n_steps=run.options.log_every_n_steps)
     keep = config.checkpoint
@@ -243,7 +247,7 @@ def _restore(
     run: Run, content: dict[str, Any], own: Mapping[str, Any], data: SRData, summary: Summary
 ) -> int:
     """Take over what the run had reached, unless that was another run; returns its step."""
-    refuse_another(content, own, data, force=run.config.force)
+    refuse_another(content, own, data, force=run.config.force, say=run.say)
     if content.get("discriminator") != own["discriminator"]:
         adversary_afresh(content, summary.module)
     refuse_misfit(content, summary.module)
@@ -253,8 +257,7 @@ def _restore(
     else:
         run.say(f"finished before: step {step} of {max_steps}")
     before, now = content["config"], own["config"]
-    changed = changes(before, now)
-    if changed:
+    if changed := changes(before, now):
         run.say(f"resumed with {' · '.join(changed)}")
     if before["trainer"]["max_steps"] != max_steps > step:
         run.say(f"scheduler {run.choices['scheduler']}: {max_steps} steps, as if from the first on")
@@ -264,7 +267,7 @@ def _restore(
     return step
 
 
-def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Trainer:
+def trainer_for(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Trainer:
     """The trainer; the order of callbacks is the order of events at the end of a batch."""
     config, folder = run.config, run.folder
     callbacks: list[Callback] = [
@@ -287,9 +290,10 @@ def _trainer(run: Run, module: SupervisedSR, parts: Parts, files: OneFile) -> Tr
 
 
 def _report(run: Run, module: SupervisedSR, summary: Summary, step: int) -> float | None:
-    """The curves, the tables, and where everything lies; returns the mean Y-PSNR."""
+    """The curves, the page, the tables, and where everything lies; returns the mean Y-PSNR."""
     if rank() == 0:
         content = summary.write(step)
         plot_curves(run.folder)
-        announce.report(run.console, run.folder, module, content)
+        page = write_run_report(run, module, content)
+        announce.report(run.console, run.folder, module, content, page=page)
     return module.validation.mean("psnr_y")

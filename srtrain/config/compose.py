@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from srtrain.config.lean import shorten, without_plugins
 from srtrain.config.location import conf_dir
-from srtrain.ranks import granted
+from srtrain.ranks import gpus, granted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +39,7 @@ class Composition:
 
 def compose(argv: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Composition:
     """Compose ``KEY=VALUE`` words without checking them (``preflight.check`` does that)."""
-    words = [*argv, *search_path(config_dirs)]
-    with hydra_ready():
-        config = hydra_compose("train", overrides=words, return_hydra_config=True)
+    config = _composed([*argv, *search_path(config_dirs)])
     choices = {
         group: option
         for group, option in config.hydra.runtime.choices.items()
@@ -48,6 +48,18 @@ def compose(argv: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Composi
     with open_dict(config):
         del config["hydra"]
     return Composition(config, choices, command_line(argv, config_dirs))
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
+    shorten()
+    try:
+        with without_plugins() as left_out, hydra_ready():
+            return hydra_compose("train", overrides=[*words], return_hydra_config=True)
+    except HydraException:
+        if not left_out:
+            raise
+    with hydra_ready():  # a file of the user's own may name what a plugin brings
+        return hydra_compose("train", overrides=[*words], return_hydra_config=True)
 
 
 def command_line(words: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
@@ -81,7 +93,8 @@ def register_resolvers() -> None:
     """What a configuration may compute.
 
     ``${mul:a,b}``: the product, e.g. a patch of 48 LR pixels in HR pixels. ``${ranks:per_node}``,
-    ``${ranks:nodes}``: what torchrun or SLURM gives this run, else 1. ``${where:KEY,VALUE,a,b}``:
+    ``${ranks:nodes}``: what torchrun or SLURM gives this run, else 1; ``${ranks:gpus}``: the same
+    per node, else one for each GPU of this machine. ``${where:KEY,VALUE,a,b}``:
     ``a`` where KEY has that value, else ``b``, e.g. a coefficient for the embedded features and the
     published one, which counts on the size of the published taps.
     """
@@ -103,6 +116,8 @@ def _where(
     return then if OmegaConf.select(_root_, key) == value else otherwise
 
 
-def _ranks(what: Literal["per_node", "nodes"]) -> int:
+def _ranks(what: Literal["per_node", "nodes", "gpus"]) -> int:
     given = granted()
-    return 1 if given is None else int(getattr(given, what))
+    if given is None:
+        return max(1, gpus()) if what == "gpus" else 1
+    return given.nodes if what == "nodes" else given.per_node

@@ -23,6 +23,10 @@ NORM = "discriminator.norm"
 # In a few hundred steps neither VGG nor U-Net learns texture, a judge of patches does: it stands in
 # for the one that an experiment names. Published milestones end the game before texture appears.
 SMALL_JUDGES = {"vgg": "patchgan_lite", "unet": "patchgan_lite"}
+# A flow passes through its network many times for one image, at HR size.
+SMALL_GENERATORS = {"flow": "flow_lite"}
+# Of a relativistic judge's larger patches the generator learns too little texture in that time.
+SMALL_RELATIVISTIC = "patchgan_fine"
 LONG_SCHEDULES = frozenset({"srgan", "esrgan"})
 
 
@@ -68,7 +72,7 @@ def implied_words(words: Words, groups: Groups) -> list[str]:
         budget = "demo"
     given = {override.key_or_group for override in words.values}
     adversary = list(_adversary(settled, groups, budget))
-    implied = [*_network(settled, groups), *adversary]
+    implied = [*_network(settled, groups, budget), *adversary]
     if budget != settled.option("budget"):
         implied.append(f"budget={budget}")
     if NORM not in given and _wants_no_norm(settled, words, groups, adversary):
@@ -114,17 +118,18 @@ class _Settled:
         return group not in self.given and group not in self.theirs
 
 
-def _network(settled: _Settled, groups: Groups) -> Iterator[str]:
+def _network(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
     """The experiment's own generator, where small budgets would swap it for a small one.
 
     A recipe that is about a network (``edsr_baseline``) keeps it; one that is about an adversary
-    takes the small one.
+    takes the small one, a flow its own small one.
     """
     generator = settled.theirs.get("generator", "")
     if "generator" in settled.given or "discriminator" in settled.theirs:
         return
     if generator in groups.options("generator"):
-        yield f"generator={generator}"
+        small = SMALL_GENERATORS.get(generator, generator) if budget in SMALL_BUDGETS else generator
+        yield f"generator={small}"
 
 
 def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
@@ -141,7 +146,8 @@ def _adversary(settled: _Settled, groups: Groups, budget: str) -> Iterator[str]:
         yield from (f"{group}={ADVERSARY[group]}" for group in missing)
         lite = f"{discriminator}_lite"
         if "discriminator" not in settled.given:
-            lite = SMALL_JUDGES.get(discriminator, lite)
+            relativistic = settled.option("objective") == "ragan"
+            lite = SMALL_RELATIVISTIC if relativistic else SMALL_JUDGES.get(discriminator, lite)
         if budget in SMALL_BUDGETS and lite in discriminators:
             yield f"discriminator={lite}"
         long = settled.theirs.get("scheduler") in LONG_SCHEDULES

@@ -25,10 +25,18 @@ def places(facts: Facts) -> Iterator[SrtrainError]:
     yield from _data(facts)
     yield from _features(facts)
     yield from _run_to_resume(facts)
-    for key in ("init_from.path", "metrics.lpips.features"):
+    for key in ("init_from.path", "mse_checkpoint", "metrics.lpips.features"):
         path = facts.get(key)
+        if key == "mse_checkpoint" and (facts.resumed or _goes_on(facts)):
+            continue  # the run's own checkpoints hold it
         if isinstance(path, str) and not Path(path).exists():
             yield StorageError(f"no such file: {path}", where=key, fix="correct the path")
+
+
+def _goes_on(facts: Facts) -> bool:
+    run = facts.get("run_dir")
+    begun = isinstance(run, str) and (Path(run) / "checkpoints" / "last").exists()
+    return begun and facts.get("resume") != "never"
 
 
 def _data(facts: Facts) -> Iterator[SrtrainError]:

@@ -25,6 +25,7 @@ from srtrain.config.problems import refuse
 from srtrain.config.reference import Sources, sources, with_schedules
 from srtrain.config.resume import saved_run
 from srtrain.config.rules import check_rules
+from srtrain.config.rules_flow import MEAN
 from srtrain.config.schema import COMPONENTS, EXTENSIBLE
 from srtrain.config.values import set_values
 from srtrain.config.words import Words, read_words, shorthand
@@ -66,9 +67,26 @@ def prepare(words: Sequence[str], *, config_dirs: Sequence[Path] = ()) -> Compos
     settled, unresolved = _resolve(config)
     problems += unresolved
     problems += _check_replaced(settled, reference, {problem.what for problem in problems})
-    problems += check_rules(Facts(settled, choices, os.environ, resumed=saved is not None))
-    refuse(problems)
+    broken = [*check_rules(Facts(settled, choices, os.environ, resumed=saved is not None))]
+    refuse(_causes(problems, broken))
     return Composition(config, choices, command_line(written, config_dirs))
+
+
+def _causes(problems: list[SrtrainError], broken: list[SrtrainError]) -> list[SrtrainError]:
+    """Without what only follows: whoever mends that first breaks what was right.
+
+    What an experiment says of its own kind of generator fits no other; and whether a flow's mean is
+    missing or useless is not known where the experiment or just that key was misspelt.
+    """
+    if "generator" in {problem.where for problem in broken}:
+        problems = [problem for problem in problems if not _unknown_in_file(problem, "generator")]
+    if any(f"{MEAN}?" in str(p) or "experiment=" in str(p.where) for p in problems):
+        broken = [problem for problem in broken if problem.where != MEAN]
+    return [*problems, *broken]
+
+
+def _unknown_in_file(problem: SrtrainError, group: str) -> bool:
+    return problem.what.startswith(f"unknown key {group}.") and ".yaml:" in str(problem.where)
 
 
 def _sweeps(words: Words) -> Iterator[ConfigError]:

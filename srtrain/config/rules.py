@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from srtrain.config import rules_adversary, rules_loss
+from srtrain.config import rules_adversary, rules_flow, rules_loss
 from srtrain.config.places import places
 from srtrain.errors import ConfigError, SrtrainError
 from srtrain.ranks import Granted, granted
@@ -39,6 +39,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.weight_decay": (0, INF),
     "discriminator_optimizer.lr": (ABOVE_ZERO, INF),
     "discriminator_optimizer.weight_decay": (0, INF),
+    "generator.steps": (1, INF),
+    "generator.sigma": (0, INF),
     "discriminator.n_layers": (1, 6),
     "discriminator.base_channels": (1, INF),
     "objective.r1_gamma": (0, INF),
@@ -172,15 +174,39 @@ def cutblur(facts: Facts) -> Iterator[SrtrainError]:
         yield ConfigError(what, where=key, fix=fix)
 
 
+def loading(facts: Facts) -> Iterator[SrtrainError]:
+    """What lies on the device is cut there, by the training process itself."""
+    workers = facts.number("data.num_workers")
+    if facts.get("data.residence") == "device" and workers:
+        what = f"data.num_workers={workers:g} processes have no access to the device's memory"
+        where = "data.num_workers, data.residence=device"
+        yield ConfigError(what, where=where, fix="data.num_workers=0")
+
+
+def graphs(facts: Facts) -> Iterator[SrtrainError]:
+    """CUDA graphs are of compiled networks, on a GPU."""
+    key = "trainer.cuda_graphs"
+    if facts.get(key) is not True:
+        return
+    if facts.get("trainer.compile") is not True:
+        what = "CUDA graphs are made of compiled networks"
+        yield ConfigError(what, where=key, fix="add trainer.compile=true")
+    if facts.get("trainer.accelerator") == "cpu":
+        yield ConfigError("CUDA graphs need a GPU", where=key, fix="leave it out")
+
+
 RULES: tuple[Callable[[Facts], Iterator[SrtrainError]], ...] = (
     budget,
     ranges,
     *rules_loss.RULES,
     *rules_adversary.RULES,
+    *rules_flow.RULES,
     ranks,
     scales,
+    loading,
     lpips,
     floors,
     cutblur,
+    graphs,
     places,
 )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from srtrain.config.rules_flow import MODEL as FLOW
 from srtrain.errors import ConfigError, SrtrainError
 
 if TYPE_CHECKING:
@@ -39,6 +40,14 @@ def completeness(facts: Facts) -> Iterator[SrtrainError]:
         if weight:
             what = f"{WEIGHT}={weight:g} without a discriminator"
             yield ConfigError(what, where=WEIGHT, fix=f"{SWITCH_ON}, or leave the weight at 0")
+        return
+    if facts.get("model._target_") == FLOW:
+        chosen = [
+            f"{group}={facts.choices.get(group, '…')}" for group in ("discriminator", "experiment")
+        ]
+        what = f"{': '.join(chosen)} learns velocities, nobody judges images"
+        fix = "leave it out; experiment=patchgan has one"
+        yield ConfigError(what, where="discriminator", fix=fix)
         return
     fixes = {
         "objective": "choose objective=vanilla | lsgan | hinge | wgan_gp | ragan",

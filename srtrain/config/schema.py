@@ -43,6 +43,7 @@ class Root:
     force: bool
     verbose: bool
     trust: list[str]
+    mse_checkpoint: str | None
     init_from: InitFrom
     checkpoint: Checkpoint
 
@@ -53,7 +54,12 @@ TYPES: dict[str, Any] = {
     "data.val": str | dict[str, Any] | None,
     "data.hr_patch_size": int,
     "data.on_bad": Literal["error", "skip"],
+    "data.residence": Literal["disk", "ram", "device"],
     "generator.scale": int,
+    "generator.source": Literal["mean", "noise", "condition"],
+    "generator.condition": Literal["none", "lr", "mean"],
+    "generator.sampler": Literal["euler", "heun"],
+    "model.mean_precision": Literal["auto", "fp32", "bf16"],
     "degradation.scale": int,
     "loss.role": Literal["regulariser", "perceptual_led"],
     "loss.terms.perceptual.taps": Taps,
@@ -61,6 +67,7 @@ TYPES: dict[str, Any] = {
     "loss.terms.perceptual.before_relu": bool | None,
     "loss.terms.perceptual.calibrated": bool | None,
     "loss.terms.perceptual.crop": int | None,
+    "loss.terms.perceptual.precision": Literal["auto", "fp32", "bf16"],
     "loss.terms.perceptual_lpips.net": Literal["squeeze", "alex", "vgg"],
     "loss.terms.perceptual_lpips.features": str | None,
     "loss.terms.perceptual_dists.features": str | None,

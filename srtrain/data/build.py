@@ -11,6 +11,7 @@ from srtrain.data.cache import OnBad
 from srtrain.data.collection import Source
 from srtrain.data.datamodule import SRData
 from srtrain.data.div2k import Div2k
+from srtrain.data.resident import Residence
 from srtrain.data.sources import VAL_PHOTOS, Bundled, Concat, Folder, Paired, Synthetic
 from srtrain.errors import ConfigError
 
@@ -28,6 +29,7 @@ class Sizes(TypedDict):
     cache_dir: Path | None
     accumulate: int
     min_val_size: NotRequired[int]
+    residence: NotRequired[Residence]
 
 
 def demo_data(*, train: Mapping[str, object], val: Places | None, **sizes: Unpack[Sizes]) -> SRData:

@@ -2,8 +2,9 @@
 
 ``<cache>/images/<content>/`` holds ``pixels.u8`` and ``index.json``. ``<cache>/keys/<quick>.json``
 remembers what content the names, sizes and times of some files stood for: a known folder opens
-without reading a file but those that could not be read, and one that was moved, copied or touched
-is hashed but not decoded again.
+without reading a file but those that could not be read. ``<cache>/alike/`` remembers it for the
+images' names and sizes in pixels: a folder that was moved, copied or touched is hashed but not
+decoded again. What is like nothing known is read once, hashed and decoded from the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import filelock
 import numpy as np
 
 from srtrain.data.collection import Survey, hashed
-from srtrain.data.decoding import decode_all, places, still_bad, survey_all
+from srtrain.data.decoding import decode_all, digest_all, places, still_bad, survey_all
 from srtrain.data.imageset import ImageSet, Store
 from srtrain.errors import DataError, StorageError
 from srtrain.files import cache_dir as default_cache_dir
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 OnBad = Literal["error", "skip"]
 
-FORMAT = 1
-"""To be raised when the same files decode to other pixels, or when the layout changes."""
+FORMAT = 2
+"""To be raised when the same files decode to other pixels, or the layout or the hashes change."""
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk for everybody else."""
 LISTED = 10
@@ -71,7 +72,7 @@ def open_images(
     notes = {path: note for store, _ in stores for path, note in store.notes.items()}
     if notes:
         log.warning("%d of %d images lose something: %s", len(notes), count, _listed(notes))
-    return ImageSet(stores)
+    return ImageSet([(store, repeat) for store, repeat in stores if store.names])
 
 
 def cached(
@@ -83,7 +84,7 @@ def cached(
     """
     root = cache_dir or default_cache_dir()
     with _storage(root):
-        store = _read(root, _linked(root, collection.quick_key()))
+        store = _read(root, _linked(_link(root, collection.quick_key())))
         return store and _as_bad_as_ever(collection, store, progress=progress)
 
 
@@ -97,29 +98,39 @@ def _open_store(collection: Collection, root: Path, *, on_bad: OnBad, progress: 
         if store is not None:
             return store
         surveys = survey_all(collection, progress=progress)
-        digests = [item.digest if isinstance(item, Survey) else "unreadable" for item in surveys]
-        content = hashed([FORMAT, list(collection.names), digests])
-        with _locked(root, content):
-            store = _read(root, content)
+        links = [_link(root, quick), _link_alike(root, collection, surveys)]
+        if _linked(links[1]):
+            digests = digest_all(collection, surveys, progress=progress)
+            store = _read(root, _content(collection, digests))
             store = store and _as_bad_as_ever(collection, store, progress=progress)
-            if store is None:
-                _build(collection, surveys, root / "images" / content, on_bad, progress=progress)
-                store = _read(root, content)
+        if store is None:
+            partial = root / "images" / f"{hashed([FORMAT, quick])}.partial"
+            content = _build(collection, surveys, partial, on_bad, progress=progress)
+            store = _read(root, content)
         if store is None:
             raise StorageError("a cache that was just written is gone", where=str(root))
-        link = _link(root, quick)
-        link.parent.mkdir(exist_ok=True)
-        write_json(link, {"content": content})
+        for link in links:
+            link.parent.mkdir(exist_ok=True)
+            write_json(link, {"content": store.digest})
     return store
+
+
+def _content(collection: Collection, digests: list[str]) -> str:
+    return hashed([FORMAT, list(collection.names), digests])
 
 
 def _link(root: Path, quick: str) -> Path:
     return root / "keys" / f"{hashed([FORMAT, quick])}.json"
 
 
-def _linked(root: Path, quick: str) -> str | None:
+def _link_alike(root: Path, collection: Collection, surveys: list[Survey | str]) -> Path:
+    shapes = [item.shapes if isinstance(item, Survey) else () for item in surveys]
+    return root / "alike" / f"{hashed([FORMAT, list(collection.names), shapes])}.json"
+
+
+def _linked(link: Path) -> str | None:
     try:
-        return str(read_json(_link(root, quick))["content"])
+        return str(read_json(link)["content"])
     except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or damaged
         return None
 
@@ -136,20 +147,19 @@ def _as_bad_as_ever(collection: Collection, store: Store, *, progress: bool) -> 
 def _build(
     collection: Collection,
     surveys: list[Survey | str],
-    folder: Path,
+    partial: Path,
     on_bad: OnBad,
     *,
     progress: bool,
-) -> None:
-    if folder.exists():  # damaged, or what it lacks can now be read
-        shutil.rmtree(folder)
-    partial = folder.with_suffix(".partial")
+) -> str:
+    """Decode all, beside the stores; returns the name of the one that it becomes."""
     partial.mkdir(parents=True, exist_ok=True)
     pixels, journal = partial / "pixels.u8", partial / "journal"
     shapes, offsets = places(surveys, collection.sides)
     _check_space(partial, int(shapes.prod(axis=2).sum()) * 3)
     failed = {index: item for index, item in enumerate(surveys) if isinstance(item, str)}
-    failed |= decode_all(collection, surveys, pixels, journal, progress=progress)
+    digests, undecoded = decode_all(collection, surveys, pixels, journal, progress=progress)
+    failed |= undecoded
     bad = {collection.where(index): failed[index] for index in sorted(failed)}
     if bad and on_bad == "error":
         shutil.rmtree(partial)
@@ -169,6 +179,21 @@ def _build(
     }
     write_json(partial / "index.json", index)
     journal.unlink()
+    content = _content(collection, digests)
+    with _locked(partial.parent.parent, content):
+        _put(partial, content, index["names"])
+    return content
+
+
+def _put(partial: Path, content: str, names: object) -> None:
+    """Make it the store of this content, unless another process has just made as good a one."""
+    root, folder = partial.parent.parent, partial.with_name(content)
+    found = _read(root, content)
+    if found is not None and found.names == names:
+        shutil.rmtree(partial)
+        return
+    if folder.exists():  # damaged, or what it lacks can now be read
+        shutil.rmtree(folder)
     partial.rename(folder)
     sync_folder(folder.parent)
 

@@ -10,7 +10,7 @@ import torch
 
 from srtrain.data.cache import cached
 from srtrain.data.collection import Files
-from srtrain.data.parallel import parallel
+from srtrain.data.parallel import HEADERS_PER_PROCESS, parallel
 from srtrain.data.report import (
     AMBIGUOUS,
     LEAKED,
@@ -25,7 +25,7 @@ from srtrain.data.report import (
 from srtrain.data.sources import Concat, Folder, Paired, PairFiles, size_problem
 from srtrain.degradation.resize import bicubic_uint8
 from srtrain.errors import DataError
-from srtrain.files import sha256_of
+from srtrain.files import fingerprint_of
 from srtrain.images import shown
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def check_leaks(train: Sequence[Collection], val: Sequence[Collection], report: 
 
 def _digest(path: Path) -> str:
     try:
-        return sha256_of(path)
+        return fingerprint_of(path)
     except OSError:  # reported as unreadable
         return str(path)
 
@@ -226,8 +226,14 @@ def _in(store: Store, part: Collection) -> Iterator[tuple[str, Sizes | str]]:
 
 def _headers(part: Collection, *, progress: bool) -> Iterator[tuple[str, Sizes | str]]:
     work = functools.partial(_shapes, part)
-    count = range(len(part.names))
-    for index, sizes in parallel(work, count, title="reading headers", progress=progress):
+    found = parallel(
+        work,
+        range(len(part.names)),
+        title="reading headers",
+        progress=progress,
+        per_process=HEADERS_PER_PROCESS,
+    )
+    for index, sizes in found:
         yield part.where(index), sizes
 
 

@@ -8,8 +8,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
-from srtrain.files import sha256_of
-from srtrain.images import header_notes, image_size, read_rgb8, shown
+from srtrain.files import fingerprint_of
+from srtrain.images import header, image_size, read_hashed, read_rgb8, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 
 class Survey(NamedTuple):
-    """What is known of an image before decoding: (height, width) of each side, a content hash.
+    """What is known of an image before its pixels are read: (height, width) of each side.
 
     ``note``: what will be lost of it, for people; mostly empty.
     """
 
     shapes: tuple[tuple[int, int], ...]
-    digest: str
     note: str = ""
 
 
@@ -64,16 +63,16 @@ class Collection(Source):
         """Hash of what the pixels are made from."""
 
     def survey(self, index: int) -> Survey:
-        """Sizes and content hash of one image, and what will be lost of it. Raises DataError."""
-        return Survey(self.shapes(index), self.digest(index), self.note(index))
-
-    def note(self, index: int) -> str:
-        """What will be lost of an image; nothing of most."""
-        return ""
+        """Sizes of one image, and what will be lost of it. Raises DataError."""
+        return Survey(self.shapes(index))
 
     @abstractmethod
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
         """The pixels of each side, uint8 (H, W, 3). Raises DataError."""
+
+    def decode_hashed(self, index: int) -> tuple[tuple[np.ndarray, ...], str]:
+        """As ``decode``, and the hash of what these very pixels are made from."""
+        return self.decode(index), self.digest(index)
 
 
 class Files(Collection):
@@ -109,17 +108,24 @@ class Files(Collection):
         """From the headers, EXIF orientation counted."""
         return tuple(image_size(path) for path in self.rows[index])
 
-    def note(self, index: int) -> str:
-        """Of animations, that only their first frame is used."""
-        return "; ".join(note for path in self.rows[index] for note in header_notes(path))
+    def survey(self, index: int) -> Survey:
+        """From the headers; of animations, that only their first frame is used."""
+        found = [header(path) for path in self.rows[index]]
+        notes = "; ".join(note for each in found for note in each.notes)
+        return Survey(tuple(each.size for each in found), notes)
 
     def digest(self, index: int) -> str:
-        """SHA-256 of the files."""
-        return hashed([sha256_of(path) for path in self.rows[index]])
+        """Of the files' XXH3: they are the user's own, and change by accident at most."""
+        return hashed([fingerprint_of(path) for path in self.rows[index]])
 
     def decode(self, index: int) -> tuple[np.ndarray, ...]:
         """Upright 8-bit RGB."""
         return tuple(read_rgb8(path) for path in self.rows[index])
+
+    def decode_hashed(self, index: int) -> tuple[tuple[np.ndarray, ...], str]:
+        """The same; each file is read once for both."""
+        found = [read_hashed(path) for path in self.rows[index]]
+        return tuple(pixels for pixels, _ in found), hashed([digest for _, digest in found])
 
 
 def hashed(content: object) -> str:

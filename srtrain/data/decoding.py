@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import struct
-import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import xxhash
 
 from srtrain.data.collection import Survey
-from srtrain.data.parallel import parallel
+from srtrain.data.parallel import HEADERS_PER_PROCESS, parallel
 from srtrain.errors import SrtrainError
 
 if TYPE_CHECKING:
@@ -20,18 +20,43 @@ if TYPE_CHECKING:
 
     from srtrain.data.collection import Collection
 
-RECORD = struct.Struct("<QI")
-"""A line of the journal: number of a decoded image, CRC-32 of its pixels."""
+RECORD = struct.Struct("<QQ32s")
+"""A line of the journal: number of a decoded image, XXH3 of its pixels, its digest."""
+UNREADABLE = "unreadable"
+"""Stands for the digest of a file that cannot be read."""
+
+
+class Decoded(NamedTuple):
+    """What became of an image: XXH3 of its pixels, its digest; ``fault``: why it has none."""
+
+    checksum: int
+    digest: str
+    fault: str = ""
 
 
 def survey_all(collection: Collection, *, progress: bool) -> list[Survey | str]:
-    """Sizes and content hash of every image, or why it cannot be read."""
+    """Sizes of every image by its header, or why that cannot be read."""
     count = len(collection.names)
     found: list[Survey | str] = [""] * count
     work = functools.partial(_survey, collection)
-    for index, result in parallel(work, range(count), title="reading", progress=progress):
+    looking = parallel(
+        work, range(count), title="looking", progress=progress, per_process=HEADERS_PER_PROCESS
+    )
+    for index, result in looking:
         found[index] = result
     return found
+
+
+def digest_all(
+    collection: Collection, surveys: Sequence[Survey | str], *, progress: bool
+) -> list[str]:
+    """The content hash of every image whose header could be read."""
+    digests = [UNREADABLE] * len(surveys)
+    todo = [index for index, item in enumerate(surveys) if isinstance(item, Survey)]
+    work = functools.partial(_digest, collection)
+    for index, digest in parallel(work, todo, title="reading", progress=progress):
+        digests[index] = digest
+    return digests
 
 
 def still_bad(collection: Collection, indices: Sequence[int], *, progress: bool) -> dict[int, str]:
@@ -58,8 +83,8 @@ def decode_all(
     journal: Path,
     *,
     progress: bool,
-) -> dict[int, str]:
-    """Fill ``pixels`` with every readable image; returns why the others could not be decoded.
+) -> tuple[list[str], dict[int, str]]:
+    """Fill ``pixels`` with every readable image; returns digests, and why others are not there.
 
     ``journal`` records what is done, so that a build which was killed continues where it was:
     images whose pixels still match their checksum are not decoded again.
@@ -70,17 +95,19 @@ def decode_all(
     done = _verified(journal, pixels, shapes, offsets)
     todo = [i for i, item in enumerate(surveys) if isinstance(item, Survey) and i not in done]
     work = functools.partial(_decode_into, collection, pixels, shapes, offsets)
+    digests = [done.get(index, UNREADABLE) for index in range(len(surveys))]
     failed = {}
     with journal.open("ab") as stream:
-        for index, result in parallel(work, todo, title="decoding", progress=progress):
-            if isinstance(result, str):
-                failed[index] = result
+        for index, found in parallel(work, todo, title="decoding", progress=progress):
+            digests[index] = found.digest
+            if found.fault:
+                failed[index] = found.fault
             else:
-                stream.write(RECORD.pack(index, result))
+                stream.write(RECORD.pack(index, found.checksum, bytes.fromhex(found.digest)))
                 stream.flush()
     with pixels.open("rb") as stream:
         os.fsync(stream.fileno())
-    return failed
+    return digests, failed
 
 
 def _survey(collection: Collection, index: int) -> Survey | str:
@@ -92,31 +119,39 @@ def _survey(collection: Collection, index: int) -> Survey | str:
 
 def _decode_into(
     collection: Collection, pixels: Path, shapes: np.ndarray, offsets: np.ndarray, index: int
-) -> int | str:
-    sides = _decoded(collection, index, shapes[index].tolist())
-    if isinstance(sides, str):
-        return sides
-    checksum = 0
+) -> Decoded:
+    found = _decoded(collection, index, shapes[index].tolist())
+    if isinstance(found, str):
+        return Decoded(0, _digest(collection, index), found)
+    sides, digest = found
+    total = 0
     for side, image in enumerate(sides):
         content = np.ascontiguousarray(image).data.cast("B")
-        checksum = zlib.crc32(content, checksum)
+        total = xxhash.xxh3_64_intdigest(content, total)
         _write_at(pixels, int(offsets[index, side]), content)
-    return checksum
+    return Decoded(total, digest)
+
+
+def _digest(collection: Collection, index: int) -> str:
+    try:
+        return collection.digest(index)
+    except (SrtrainError, OSError, ValueError):
+        return UNREADABLE
 
 
 def _fault(collection: Collection, index: int) -> str:
     survey = _survey(collection, index)
     if isinstance(survey, str):
         return survey
-    sides = _decoded(collection, index, survey.shapes)
-    return sides if isinstance(sides, str) else ""
+    found = _decoded(collection, index, survey.shapes)
+    return found if isinstance(found, str) else ""
 
 
 def _decoded(
     collection: Collection, index: int, shapes: Sequence[Sequence[int]]
-) -> tuple[np.ndarray, ...] | str:
+) -> tuple[tuple[np.ndarray, ...], str] | str:
     try:
-        sides = collection.decode(index)
+        sides, digest = collection.decode_hashed(index)
     except MemoryError:
         raise
     except Exception as error:  # decoders fail in many ways; each is listed with its file
@@ -124,7 +159,7 @@ def _decoded(
     for image, (height, width) in zip(sides, shapes, strict=True):
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
             return f"decodes to {image.dtype} {image.shape}, its header says {width}x{height}"
-    return sides
+    return sides, digest
 
 
 def _write_at(path: Path, offset: int, content: memoryview) -> None:
@@ -134,19 +169,25 @@ def _write_at(path: Path, offset: int, content: memoryview) -> None:
             content = content[stream.write(content) :]
 
 
-def _verified(journal: Path, pixels: Path, shapes: np.ndarray, offsets: np.ndarray) -> set[int]:
+def _verified(
+    journal: Path, pixels: Path, shapes: np.ndarray, offsets: np.ndarray
+) -> dict[int, str]:
+    """Digests of what ``pixels`` holds undamaged."""
     if not journal.exists():
-        return set()
+        return {}
     content = journal.read_bytes()
     whole = content[: len(content) - len(content) % RECORD.size]
     starts = offsets[:, 0]
-    lengths = (shapes.prod(axis=2) * 3).sum(axis=1)
-    done = set()
+    lengths = shapes.prod(axis=2) * 3
+    done = {}
     with pixels.open("rb") as stream:
-        for index, checksum in RECORD.iter_unpack(whole):
+        for index, total, digest in RECORD.iter_unpack(whole):
             stream.seek(int(starts[index]))
-            if zlib.crc32(stream.read(int(lengths[index]))) == checksum:
-                done.add(index)
+            found = 0
+            for length in lengths[index].tolist():
+                found = xxhash.xxh3_64_intdigest(stream.read(length), found)
+            if found == total:
+                done[index] = digest.hex()
     return done
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import mmap
 from dataclasses import dataclass, field
@@ -12,8 +14,11 @@ import numpy as np
 from srtrain.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+"""Linux: read the file and enter its pages now, in one go."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Store:
 class ImageSet:
     """The images of a source, and the order of one pass over them.
 
+    Side s of image i begins at byte ``offsets[i, s]`` of file ``file_of[i]``, see `Store`.
+
     Pickles and forks without its memory maps; each process opens its own at the first read.
     """
 
@@ -50,9 +57,9 @@ class ImageSet:
         self.digest = hashlib.sha256(
             "".join(f"{store.digest}*{repeat} " for store, repeat in stores).encode()
         ).hexdigest()
-        self._offsets = np.concatenate([store.offsets for store, _ in stores])
+        self.offsets = np.concatenate([store.offsets for store, _ in stores])
         self._files = [store.pixels for store, _ in stores]
-        self._file_of = np.repeat(np.arange(len(counts)), counts)
+        self.file_of = np.repeat(np.arange(len(counts)), counts)
         self._visits = np.concatenate(
             [np.tile(np.arange(starts[i], starts[i + 1]), stores[i][1]) for i in range(len(stores))]
         )
@@ -78,22 +85,46 @@ class ImageSet:
         """Everything but the maps."""
         return {**self.__dict__, "_maps": {}}
 
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Bytes of each file; asked for once."""
+        return [_size(path) for path in self._files]
+
+    def pixels(self, file: int) -> np.ndarray:
+        """All bytes of a file, read-only: where `offsets` point."""
+        if file not in self._maps:
+            self._maps[file] = self._map(file, 0)
+        return self._maps[file]
+
+    def read_ahead(self) -> None:
+        """Read all files into the system's memory, from where every process maps them."""
+        for file in range(len(self._files)):
+            self._maps[file] = self._map(file, POPULATE)
+
+    def _map(self, file: int, flags: int) -> np.ndarray:
+        with _cached(self._files[file]), self._files[file].open("rb") as stream:
+            view = mmap.mmap(stream.fileno(), 0, mmap.MAP_SHARED | flags, mmap.PROT_READ)
+        return np.frombuffer(view, np.uint8)
+
     def _side(self, image: int, side: int) -> np.ndarray:
         height, width = self.shapes[image, side].tolist()
-        start = int(self._offsets[image, side])
-        pixels = self._map(int(self._file_of[image]))
+        start = int(self.offsets[image, side])
+        pixels = self.pixels(int(self.file_of[image]))
         return pixels[start : start + height * width * 3].reshape(height, width, 3)
 
-    def _map(self, file: int) -> np.ndarray:
-        if file not in self._maps:
-            try:
-                with self._files[file].open("rb") as stream:
-                    view = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:  # ValueError: it is empty now
-                raise StorageError(
-                    f"the cache of decoded images is gone: {error}",
-                    where=str(self._files[file]),
-                    fix="start again: it is made anew",
-                ) from error
-            self._maps[file] = np.frombuffer(view, np.uint8)
-        return self._maps[file]
+
+def _size(path: Path) -> int:
+    with _cached(path):
+        return path.stat().st_size
+
+
+@contextlib.contextmanager
+def _cached(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: it is empty now
+        raise StorageError(
+            f"the cache of decoded images is gone: {error}",
+            where=str(path),
+            fix="start again: it is made anew",
+        ) from error

@@ -1,4 +1,4 @@
-"""Processes that load batches: they may be killed, and the run goes on as if they had not been."""
+"""Who loads batches: a thread, or processes which may be killed as if they had not been."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ import signal
 import threading
 import time
 import weakref
+from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
+from srtrain.data.ahead import AHEAD, Ahead
 from srtrain.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch.utils.data.dataloader import _BaseDataLoaderIter
 
     from srtrain.batch import Batch
     from srtrain.data.crops import TrainingCrops
     from srtrain.data.sampler import EndlessBatches
+    from srtrain.data.upload import Arriving, Upload
 
 SHARED_MEMORY = Path("/dev/shm")
-AHEAD = 2  # batches that a process prepares in advance: torch's default
 STARTS = 3  # of the processes for one batch; then it is no accident
 DYING_S = 1.0  # until the system says that a process is dead whose pipe broke
 
@@ -36,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class EndlessLoader(DataLoader["Batch"]):
-    """The batches of an `EndlessBatches`, loaded by processes that are replaced when killed.
+    """The batches of an `EndlessBatches`, loaded by a thread, or by processes.
 
-    Where the system's shared memory is too small for their batches (containers give 64 MB), the
-    training process loads by itself, and says so.
+    Processes are replaced when killed. Where the system's shared memory is too small for their
+    batches (containers give 64 MB), the thread loads, and that is said.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class EndlessLoader(DataLoader["Batch"]):
         batches: EndlessBatches,
         *,
         num_workers: int,
-        pin_memory: bool,
+        upload: Upload | None = None,
     ) -> None:
         needed = (AHEAD * num_workers + 2) * batches.batch_size * 3 * crops.hr_patch_size**2
         num_workers = num_workers if _fits(needed, num_workers) else 0
@@ -59,31 +61,45 @@ class EndlessLoader(DataLoader["Batch"]):
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             worker_init_fn=_leave_signals_to_the_parent,
-            pin_memory=pin_memory,
+            prefetch_factor=AHEAD if num_workers else None,
+            pin_memory=upload is not None and num_workers > 0,
         )
+        self.crops = crops
         self.batches = batches
+        self.upload = upload
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch names a class
+    def __iter__(self) -> Iterator[Batch | Arriving]:  # type: ignore[override]  # torch's class
         """Never ends."""
-        return _Batches(self) if self.num_workers else super().__iter__()
+        return _Batches(self) if self.num_workers else Ahead(self._loaded())
 
-    def start(self) -> _BaseDataLoaderIter:
+    def _loaded(self) -> Iterator[Batch | Arriving]:
+        for samples in self.batches:
+            yield self.sent(partial(self.crops.__getitems__, samples))
+
+    def sent(self, make: Callable[[], Batch]) -> Batch | Arriving:
+        """``make()``, on its way to the GPU if there is one."""
+        return make() if self.upload is None else self.upload.send(make)
+
+    def start(self) -> Any:  # noqa: ANN401 - torch names a private class
         """New processes, from the sampler's first sample; they end before this process does."""
         before = signal.getsignal(signal.SIGCHLD)
         self._iterator = None  # torch's, which it would use again
-        iterator = super().__iter__()
+        iterator: Any = super().__iter__()
         if threading.current_thread() is threading.main_thread() and before is not None:
             # torch's handler would raise in the midst of a step, which could not be taken up again.
-            signal.signal(signal.SIGCHLD, before)
+            # Somebody else's DataLoader may have set it before.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if _of_torch(before) else before)
         # Finalize runs where a forked rank exits, atexit where Python does: before multiprocessing
         # closes the queues that tell them (priority 10), and sends the SIGTERM that they ignore.
         stop = Finalize(iterator, _stop_workers, args=(weakref.ref(iterator),), exitpriority=100)
         atexit.register(stop)
+        # They ignore SIGTERM: one that was not reached would be waited for without end.
+        Finalize(None, _kill, args=(iterator._workers,), exitpriority=50)
         return iterator
 
 
 class _Batches:
-    """An endless iterator; which samples come next is a number, so nothing is lost with a process.
+    """Batches of processes; which samples come next is a number, so nothing is lost with a process.
 
     Raises: DataError naming the samples if processes are killed again and again at one batch.
     """
@@ -101,7 +117,10 @@ class _Batches:
     def __iter__(self) -> _Batches:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | Arriving:
+        return self._loader.sent(self._loaded)
+
+    def _loaded(self) -> Batch:
         while True:
             try:
                 batch: Batch = next(self._iterator)
@@ -139,6 +158,10 @@ class _Batches:
         self._iterator = self._loader.start()
 
 
+def _of_torch(handler: object) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("torch.")
+
+
 def as_is(batch: Any) -> Any:  # noqa: ANN401
     """What the data sets make: whole batches."""
     return batch
@@ -152,8 +175,8 @@ def _fits(needed: int, num_workers: int) -> bool:
     if free >= needed:
         return True
     log.warning(
-        "%s has %d MB free, %d processes that load images need %d MB: the training process loads "
-        "them itself (containers: --shm-size=1g; or ask for data.num_workers=0)",
+        "%s has %d MB free, %d processes that load images need %d MB: a thread loads them instead "
+        "(containers: --shm-size=1g; or ask for data.num_workers=0)",
         SHARED_MEMORY,
         free // 2**20,
         num_workers,
@@ -173,3 +196,9 @@ def _stop_workers(iterator: weakref.ref[_BaseDataLoaderIter]) -> None:
     stop = getattr(iterator(), "_shutdown_workers", None)
     if stop is not None:
         stop()
+
+
+def _kill(processes: list[Any]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()

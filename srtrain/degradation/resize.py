@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from srtrain.checks import divisible_by, image_batch
 
 MAX_SCALE = 8.0
-_CACHED_ELEMENTS = 2**20  # 8 MiB of float64: holds DIV2K at x2 … x4, keeps the cache below 256 MiB
+_CACHED_ELEMENTS = 2**20  # 8 MiB of float64: keeps the cache below 256 MiB
+_LONG = 256  # pixels a side; beyond, most of a matrix is zeros, and a CPU does without them
+_BLOCK = 32  # outputs that a CPU computes in one product of the matrix's inner part
+_WHOLE = (Fraction(1, 2), Fraction(1, 4))  # zooms whose weights are multiples of 2^-12
 _TIE = 1e-9  # far above summation error (1e-12), far below the next value that is not a tie
 
 
@@ -55,14 +58,14 @@ def bicubic_uint8(image: Tensor, scale: float) -> Tensor:
     """
     if image.dtype != torch.uint8:
         raise ValueError(f"bicubic_uint8 takes uint8 images, got {image.dtype}; use Bicubic")
-    return _shrink_levels(image.double(), scale).to(torch.uint8)
+    return _shrink_levels(image.to(_dtype_of_levels(scale)), scale).to(torch.uint8)
 
 
 class Bicubic(nn.Module):
     """``imresize(hr, 1/scale)`` on the device, with the rounding of MATLAB's files.
 
-    Both passes run in float64 and round to whole levels, so a network trained on these images
-    meets in the published LR files exactly what it was trained on.
+    Both passes are exact and round to whole levels, so a network trained on these images meets in
+    the published LR files exactly what it was trained on.
     """
 
     def __init__(self, *, scale: float) -> None:
@@ -77,7 +80,7 @@ class Bicubic(nn.Module):
         ``sample`` is the degradations' common argument; nothing here is random.
         """
         image_batch(hr, "hr")
-        levels = _round_levels(hr.double() * 255.0)
+        levels = _levels(hr.to(_dtype_of_levels(self.scale)))
         return _shrink_levels(levels, self.scale).div_(255.0).float()
 
     def extra_repr(self) -> str:
@@ -130,12 +133,12 @@ def upscale_rounded(lr: Tensor, *, scale: float) -> Tensor:
     """
     image_batch(lr, "lr")
     _check_scale(scale)
-    levels = _round_levels(lr.double() * 255.0)
+    levels = _levels(lr.double())
     return _resize_levels(levels, Fraction(scale)).div_(255.0).float()
 
 
 def _shrink_levels(levels: Tensor, scale: float) -> Tensor:
-    """Both passes over float64 values that are whole numbers in 0 … 255."""
+    """Both passes over values that are whole numbers in 0 … 255."""
     _check_scale(scale)
     zoom = 1 / Fraction(scale)
     height, width = levels.shape[-2:]
@@ -147,19 +150,57 @@ def _shrink_levels(levels: Tensor, scale: float) -> Tensor:
 
 def _resize_levels(levels: Tensor, zoom: Fraction) -> Tensor:
     """Rows, then columns, each rounded to whole levels."""
-    height, width = levels.shape[-2:]
-    rows = _matrix(height, _scaled_length(height, zoom), float(zoom), levels.device)
-    columns = _matrix(width, _scaled_length(width, zoom), float(zoom), levels.device)
-    return _round_levels(_round_levels(rows @ levels) @ columns.T)
+    return _resized(_resized(levels, zoom, dim=-2), zoom, dim=-1)
+
+
+def _resized(levels: Tensor, zoom: Fraction, *, dim: int) -> Tensor:
+    """One axis, rounded; in whatever order the sums are taken, the levels are the same."""
+    size = levels.shape[dim]
+    length = _scaled_length(size, zoom)
+    if levels.device.type != "cpu" or size * length <= _LONG**2:
+        matrix = _matrix(size, length, float(zoom), levels.device).to(levels.dtype)
+        return _round_levels(_product(matrix, levels, dim))
+    shape = [*levels.shape]
+    shape[dim] = length
+    resized = levels.new_empty(shape)
+    for start, first, block in _blocks(size, length, float(zoom)):
+        seen = levels.narrow(dim, first, block.shape[1])
+        made = _product(block.to(levels.dtype), seen, dim)
+        resized.narrow(dim, start, len(block)).copy_(_round_levels(made))
+    return resized
+
+
+def _product(matrix: Tensor, levels: Tensor, dim: int) -> Tensor:
+    with torch.autocast(levels.device.type, enabled=False):
+        made: Tensor = matrix @ levels if dim == -2 else levels @ matrix.T
+    return made
+
+
+def _dtype_of_levels(scale: float) -> torch.dtype:
+    """float32 where its products and sums are exact, at a sixth of the time; else float64.
+
+    Shrunk by 2 or 4, every weight is a multiple of 2^-8 or 2^-12, so every partial sum of weights
+    times levels is a whole number of those, below a thirteenth of float32's 2^24.
+    """
+    precise = torch.get_float32_matmul_precision() == "highest"  # no TF32, no bf16
+    exact = precise and 1 / Fraction(scale) in _WHOLE
+    return torch.float32 if exact else torch.float64
+
+
+def _levels(image: Tensor) -> Tensor:
+    """The nearest level of every value in [0, 1], halves up."""
+    half = torch.tensor(0.5 + _TIE, dtype=image.dtype)
+    return torch.add(half, image, alpha=255.0).floor_().clamp_(0.0, 255.0)
 
 
 def _round_levels(levels: Tensor) -> Tensor:
-    """Half up, clamped to 0 … 255.
+    """Half up, clamped to 0 … 255; in place.
 
     At x2 and x4 one value in a thousand is an exact tie; the nudge rounds it up in whatever order
-    a BLAS or a GPU sums (with -1e-9 instead, 5509 values of Set5 x2 differ from MATLAB's).
+    a BLAS or a GPU sums (with -1e-9 instead, 5509 values of Set5 x2 differ from MATLAB's). In
+    float32 it vanishes, and ties are exact.
     """
-    return (levels + (0.5 + _TIE)).floor_().clamp_(0.0, 255.0)
+    return levels.add_(0.5 + _TIE).floor_().clamp_(0.0, 255.0)
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -177,6 +218,19 @@ def _scaled_length(length: int, zoom: Fraction) -> int:
 def _check_scale(scale: float) -> None:
     if not 1 <= scale <= MAX_SCALE:
         raise ValueError(f"scale must lie in 1 … {MAX_SCALE:g}, got {scale}")
+
+
+@functools.lru_cache(maxsize=256)  # of some 200 kB for a side of 2000 pixels
+def _blocks(n_in: int, n_out: int, zoom: float) -> list[tuple[int, int, Tensor]]:
+    """``resize_matrix`` in strips without the zeros around: first output, first input, weights."""
+    with torch.inference_mode(False):
+        strips = resize_matrix(n_in, n_out, zoom).split(_BLOCK)
+        starts = range(0, n_out, _BLOCK)
+        ends = [strip.any(dim=0).nonzero()[[0, -1], 0].tolist() for strip in strips]
+        return [
+            (start, first, strip[:, first : last + 1].clone())
+            for start, strip, (first, last) in zip(starts, strips, ends, strict=True)
+        ]
 
 
 def _matrix(n_in: int, n_out: int, zoom: float, device: torch.device) -> Tensor:

@@ -1,31 +1,41 @@
 """Any image file ⇄ arrays and tensors: upright, RGB or gray, 8 or 16 bit, alpha apart."""
 
+from srtrain.images.fast import pixels_in, read_hashed, read_quickly, read_rgb8
 from srtrain.images.listing import IMAGE_SUFFIXES, list_images
-from srtrain.images.picture import Picture, from_tensor, to_tensor, to_uint8
-from srtrain.images.reading import (
-    from_pillow,
-    header_notes,
-    image_size,
-    read_picture,
-    read_rgb8,
-    shown,
+from srtrain.images.opening import shown
+from srtrain.images.picture import Picture, from_tensor, round_levels, to_tensor, to_uint8
+from srtrain.images.png import Sheet, write_png
+from srtrain.images.reading import from_pillow, header, image_size, read_picture
+from srtrain.images.writing import (
+    WRITABLE_SUFFIXES,
+    takes_strips,
+    to_pillow,
+    write_picture,
+    write_strips,
 )
-from srtrain.images.writing import WRITABLE_SUFFIXES, to_pillow, write_picture
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "Picture",
+    "Sheet",
     "from_pillow",
     "from_tensor",
-    "header_notes",
+    "header",
     "image_size",
     "list_images",
+    "pixels_in",
+    "read_hashed",
     "read_picture",
+    "read_quickly",
     "read_rgb8",
+    "round_levels",
     "shown",
+    "takes_strips",
     "to_pillow",
     "to_tensor",
     "to_uint8",
     "write_picture",
+    "write_png",
+    "write_strips",
 ]

@@ -11,34 +11,33 @@ import numpy as np
 from PIL import Image
 
 from srtrain.images.picture import Picture, Pixels
+from srtrain.images.png import GRAY_ALPHA, RGBA, SIGNATURE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PNG_HEADER = 33
 """Bytes of a PNG up to the end of its header."""
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _RGB, _GRAY_ALPHA, _RGBA = 0, 2, 4, 6  # PNG colour types
 _BITS_PER_SAMPLE = 258  # TIFF tag
 _SLACK = 16 * 2**20  # bytes beside the pixels: profiles, previews, text
 
 
 def png_header(data: bytes) -> tuple[int, int, int, int] | None:
     """(width, height, bit depth, colour type), or None if this is no PNG."""
-    if len(data) < PNG_HEADER or not data.startswith(_SIGNATURE) or data[12:16] != b"IHDR":
+    if len(data) < PNG_HEADER or not data.startswith(SIGNATURE) or data[12:16] != b"IHDR":
         return None
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     return width, height, depth, colour
 
 
-def png_profile(data: bytes) -> int:
-    """Bytes of a PNG's colour profile as it lies in the file, compressed; 0 without one."""
-    at, largest = len(_SIGNATURE), 0
-    while (kind := data[at + 4 : at + 8]) not in (b"IDAT", b""):
-        (length,) = struct.unpack(">I", data[at : at + 4])
-        largest = max(largest, length if kind == b"iCCP" else 0)
+def png_chunks(data: bytes) -> dict[bytes, int]:
+    """The kinds of chunks in a PNG, each with the bytes of its largest; headers alone are read."""
+    at, found = len(SIGNATURE), dict[bytes, int]()
+    while len(header := data[at : at + 8]) == 8:
+        length, kind = int.from_bytes(header[:4]), header[4:]
+        found[kind] = max(length, found.get(kind, 0))
         at += 12 + length
-    return largest
+    return found
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -75,22 +74,6 @@ def gray16(levels: Pixels) -> Pixels:
     return levels.astype(np.uint16)
 
 
-def encode_png(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> bytes:
-    """A 16-bit PNG file of uint16 (H, W, 1 or 3), with alpha (H, W) and profile if given."""
-    levels = pixels if alpha is None else np.dstack([pixels, alpha])
-    height, width, channels = levels.shape
-    colour = {1: _GRAY, 2: _GRAY_ALPHA, 3: _RGB, 4: _RGBA}[channels]
-    rows = levels.astype(">u2", order="C").view(np.uint8).reshape(height, -1)
-    # Filter 2 ("up"): differences to the row above, modulo 256.
-    differences = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))
-    filtered = np.pad(differences, ((0, 0), (1, 0)), constant_values=2)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes()))]
-    if icc:
-        chunks.insert(1, (b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc)))
-    return _SIGNATURE + b"".join(_chunk(*chunk) for chunk in (*chunks, (b"IEND", b"")))
-
-
 def encode_tiff(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> bytes:
     """A 16-bit deflated TIFF file of uint16 (H, W, 1 or 3), with alpha and profile if given.
 
@@ -116,17 +99,17 @@ def encode_tiff(pixels: Pixels, alpha: Pixels | None, icc: bytes | None) -> byte
 
 def _read_png(data: bytes) -> tuple[Pixels, str]:
     width, height, _, colour = png_header(data) or (0, 0, 0, 0)
-    if colour == _GRAY_ALPHA:
+    if colour == GRAY_ALPHA:
         return _read_gray_alpha(data), "LA;16"
     from kornia_rs import io as fast
 
-    mode = "rgba" if colour == _RGBA else "rgb"
+    mode = "rgba" if colour == RGBA else "rgb"
     return np.asarray(fast.decode_image_png_u16(data, (height, width), mode)), f"{mode.upper()};16"
 
 
 def _read_gray_alpha(data: bytes) -> Pixels:
     """16-bit gray with alpha has four bytes a pixel, as 8-bit RGBA has: read as such, then join."""
-    header = data[12:24] + bytes([8, _RGBA]) + data[26:29]
+    header = data[12:24] + bytes([8, RGBA]) + data[26:29]
     patched = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
     with Image.open(io.BytesIO(patched)) as image:
         return np.array(image).view(">u2").astype(np.uint16)
@@ -143,7 +126,3 @@ def _read_tiff(path: Path, largest: int) -> Pixels:
         levels: Pixels = page.asarray()
         planes_first = int(getattr(page, "planarconfig", 1)) == 2
     return np.ascontiguousarray(levels.transpose(1, 2, 0) if planes_first else levels)
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

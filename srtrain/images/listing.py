@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from srtrain.errors import DataError
-from srtrain.images.reading import shown
+from srtrain.images.opening import shown
 
 IMAGE_SUFFIXES = frozenset(
     f".{name}"

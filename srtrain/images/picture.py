@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
+_IN_CACHE = 2**17  # floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +92,36 @@ def from_tensor(image: Tensor, *, bits: int) -> Pixels:
 
     Shapes: image (C, H, W) or (1, C, H, W) in [0, 1] -> uint8 or uint16 (H, W, C).
     """
-    import torch
-
     if image.ndim == 4 and image.shape[0] == 1:
         image = image[0]
     if image.ndim != 3 or bits not in (8, 16):
         raise ValueError(f"one image of 8 or 16 bits is needed, got {tuple(image.shape)}, {bits}")
-    if not torch.isfinite(image).all():
-        raise ValueError("the image holds NaN or infinity; the network that made it has diverged")
-    top = 2**bits - 1
-    levels = image.detach().float().clamp(0, 1).mul(top).add(0.5).floor()
+    levels = round_levels(image.detach(), bits=bits)
     array: Pixels = levels.permute(1, 2, 0).contiguous().cpu().numpy()
-    return array.astype(np.uint8 if bits == 8 else np.uint16)
+    return array
+
+
+def round_levels(image: Tensor, *, bits: int) -> Tensor:
+    """uint8 or uint16 of floats in [0, 1], clamped, rounded half up; NaN and infinity are refused.
+
+    Raises: ValueError.
+    """
+    import torch
+
+    dtype = torch.uint8 if bits == 8 else torch.uint16
+    levels = torch.empty_like(image, dtype=dtype)
+    rows = image.shape[-2]
+    if image.device.type == "cpu":  # as many as stay in the cache through five operations
+        rows = max(1, _IN_CACHE * rows // max(1, image.numel()))
+    for part, rounded in zip(image.split(rows, -2), levels.split(rows, -2), strict=True):
+        values = part.float()
+        if not torch.isfinite(values.sum()):
+            raise ValueError(
+                "the image holds NaN or infinity; the network that made it has diverged"
+            )
+        values = values.clamp(0, 1).mul_(2**bits - 1).add_(0.5)
+        rounded.copy_(values.to(torch.int32))  # at once, torch takes twice as long
+    return levels
 
 
 def _to_8_bits(levels: Pixels) -> Pixels:

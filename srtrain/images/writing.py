@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,8 +13,16 @@ from PIL import Image
 from srtrain.errors import DataError
 from srtrain.files import write_atomic
 from srtrain.images import deep
-from srtrain.images.picture import Picture
-from srtrain.images.reading import shown
+from srtrain.images.opening import shown
+from srtrain.images.picture import Picture, Pixels
+from srtrain.images.png import Sheet, strips_of, write_png
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from srtrain.files import Content
+
+    Put = Callable[[Path, Content], object]
 
 _FORMATS = {
     ".png": "PNG",
@@ -28,7 +37,6 @@ _FORMATS = {
 WRITABLE_SUFFIXES = frozenset(_FORMATS)
 
 _OPTIONS: dict[str, dict[str, object]] = {
-    "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
     "TIFF": {"compression": "tiff_deflate"},
@@ -36,11 +44,12 @@ _OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-def write_picture(path: Path, picture: Picture) -> None:
+def write_picture(path: Path, picture: Picture, *, put: Put = write_atomic) -> None:
     """Encode by the suffix of ``path`` and replace it atomically, in its folder; profiles are kept.
 
     16 bit stays so in PNG and TIFF and is rounded to 8 elsewhere; alpha is laid over white in
     JPEG and BMP. JPEG is written at quality 95 without chroma subsampling, WebP without loss.
+    ``put`` writes the file, as `write_atomic` does or in two halves.
 
     Raises: DataError for another suffix, or if the format cannot hold the size; OSError of the
     file system.
@@ -53,15 +62,35 @@ def write_picture(path: Path, picture: Picture) -> None:
             where=shown(path),
             fix=f"use one of {' '.join(sorted(WRITABLE_SUFFIXES))}",
         )
+    if kind == "PNG":
+        channels = picture.pixels.shape[2] + (picture.alpha is not None)
+        sheet = Sheet(picture.size, channels, picture.bits, picture.icc)
+        write_strips(path, sheet, strips_of(picture), put=put)
+        return
     encoded = _encode(picture, kind, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, encoded)
+    put(path, encoded)
+
+
+def takes_strips(path: Path) -> bool:
+    """Whether ``write_strips`` can write this file."""
+    return _FORMATS.get(path.suffix.lower()) == "PNG"
+
+
+def write_strips(
+    path: Path, sheet: Sheet, strips: Iterable[Pixels], *, put: Put = write_atomic
+) -> None:
+    """As ``write_picture``, of strips from top to bottom, each encoded as it comes.
+
+    What ``strips`` raises leaves no file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    put(path, lambda stream: write_png(stream, sheet, strips))
 
 
 def _encode(picture: Picture, kind: str, path: Path) -> bytes:
-    if picture.bits == 16 and kind in ("PNG", "TIFF"):
-        encode = deep.encode_png if kind == "PNG" else deep.encode_tiff
-        return encode(picture.pixels, picture.alpha, picture.icc)
+    if picture.bits == 16 and kind == "TIFF":
+        return deep.encode_tiff(picture.pixels, picture.alpha, picture.icc)
     image = to_pillow(picture if kind not in ("JPEG", "BMP") else _without_alpha(picture))
     extra = {} if picture.icc is None or kind == "BMP" else {"icc_profile": picture.icc}
     stream = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 AnyImage = TypeVar("AnyImage", Image.Image, "np.ndarray[Any, Any]", Tensor)
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Bounds(NamedTuple, Generic[AnyImage]):
@@ -42,20 +45,48 @@ def opened(image: AnyImage) -> tuple[Tensor, Callable[[Tensor], AnyImage]]:
     raise TypeError(f"expected a PIL image, an array or a tensor, got {type(image).__name__}")
 
 
+def check_type(image: np.ndarray[Any, Any] | Tensor) -> None:
+    """Of other integers nobody knows which level is white.
+
+    Raises: TypeError for other types than uint8, uint16 (arrays) and float16, 32, 64.
+    """
+    if isinstance(image, Tensor):
+        known, levels = image.dtype in (torch.uint8, *FLOATS), "uint8"
+    else:
+        floats = image.dtype.kind == "f" and image.dtype.itemsize in (2, 4, 8)
+        known, levels = floats or image.dtype in (np.uint8, np.uint16), "uint8, uint16"
+    if not known:
+        raise TypeError(
+            f"expected {levels} or float in [0, 1], got {image.dtype}: "
+            "cast to uint8 (levels 0 … 255) or float32 (values 0 … 1)"
+        )
+
+
 def check_unit_range(lowest: float, highest: float, dtype: str) -> None:
-    """Slight overshoot is fine; 255 means that someone forgot to divide."""
+    """Slight overshoot is fine; 255 means that someone forgot to divide.
+
+    Raises: ValueError beyond, for NaN and for infinity.
+    """
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
+        raise ValueError(f"{dtype} images must lie in [0, 1], got NaN or infinity")
     if not (lowest >= -1 and highest <= 2):
         raise ValueError(
-            f"{dtype} images must lie in [0, 1], got {lowest:.4g} … {highest:.4g}; divide by 255?"
+            f"{dtype} images must lie in [0, 1], got {lowest:.4g} … {highest:.4g}"
+            + "; divide by 255?" * (highest > 2)
         )
+
+
+def turned(shape: tuple[int, ...]) -> str:
+    """What to do with an array whose channels come first; empty for other shapes."""
+    first = len(shape) == 3 and shape[0] in (1, 3, 4)
+    return "; channels first? array.transpose(1, 2, 0)" if first else ""
 
 
 def _opened_tensor(image: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     if image.ndim not in (3, 4) or image.shape[-3] != 3:
         raise ValueError(f"expected RGB (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}")
+    check_type(image)
     levels = image.dtype == torch.uint8
-    if not (levels or image.is_floating_point()):
-        raise ValueError(f"expected uint8 or float in [0, 1], got {image.dtype}")
     lr = to_float(image if image.ndim == 4 else image[None]).float()
     check_unit_range(lr.min().item(), lr.max().item(), str(image.dtype))
 
@@ -70,11 +101,10 @@ def _opened_array(
     image: np.ndarray[Any, Any],
 ) -> tuple[Tensor, Callable[[Tensor], np.ndarray[Any, Any]]]:
     if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected RGB (H, W, 3), got {image.shape}")
+        raise ValueError(f"expected RGB (H, W, 3), got {image.shape}{turned(image.shape)}")
+    check_type(image)
     if image.dtype in (np.uint8, np.uint16):
         return to_tensor(image), lambda bound: from_tensor(bound, bits=8 * image.itemsize)
-    if image.dtype.kind != "f":
-        raise ValueError(f"expected uint8, uint16 or float in [0, 1], got {image.dtype}")
     check_unit_range(float(image.min()), float(image.max()), str(image.dtype))
     lr = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
 

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from srtrain.networks.generator import Generator
 
 LONGEST = 64  # LR pixels; a longer structural reach is probed for where it stops to matter
-_STRIP = 32  # height of the probe; holds every window size in use
-_WINDOW = 32  # phase of tiles for networks that see position: a multiple of their windows 4 … 32
+_STRIP = 32  # height of the probe
+_WINDOW = 32
+# Phases of tiles for networks that see position: multiples of their windows 4 … 32, stripes of 64.
+_PHASES = (1, _WINDOW, 2 * _WINDOW)
 _UNSEEN = 2e-6  # of the range [0, 1]; tiles promise 1e-5
 _BLENDED = 32  # overlap where nothing is exact
 
@@ -36,34 +38,46 @@ class Reach:
 
 
 @torch.no_grad()
-def measure(generator: Generator) -> Reach:
+def measure(generator: Generator, *, longest: int = LONGEST) -> Reach:
     """The ``Reach`` of a generator, by a few forward passes over strips of noise.
 
     First by structure: a NaN at one pixel comes out wherever that pixel can matter, whatever the
-    weights. If that is beyond 64 pixels, by effect: the smallest distance beyond which other
-    pixels change the output by less than 2e-6 of its range.
+    weights. If that is beyond ``longest`` pixels, by effect: the smallest distance beyond which
+    other pixels change the output by less than 2e-6 of its range.
     """
     training = generator.training
     generator.eval()
     try:
-        align = generator.multiple_of
         with _plain_convolutions():
-            if not _same_after_shift(generator, align):
-                align = math.lcm(align, _WINDOW)
-            halo = _structural(generator)
+            halo = _structural(generator, longest)
         if halo is None:
             halo = _effective(generator)
-        if halo is None:
+        with _plain_convolutions():
+            align, change = _alignment(generator, margin=max(LONGEST, halo or 0))
+        if halo is not None and align != generator.multiple_of:
+            # Down to the border: windows that wrap around mix it with the opposite one.
+            change = max(change, _change_after_shift(generator, align, margin=halo))
+        if halo is None or change > _UNSEEN:
             return Reach(_BLENDED, align, exact=False)
         return Reach(halo + align - 1, align)
     finally:
         generator.train(training)
 
 
-def _structural(generator: Generator) -> int | None:
+def _alignment(generator: Generator, *, margin: int) -> tuple[int, float]:
+    """The least phase after which a network does the same, or as nearly so as after any."""
+    found: dict[int, float] = {}
+    for phase in (math.lcm(generator.multiple_of, phase) for phase in _PHASES):
+        found[phase] = _change_after_shift(generator, phase, margin=margin)
+        if found[phase] <= _UNSEEN:
+            break
+    return next(item for item in found.items() if item[1] <= max(_UNSEEN, 2 * min(found.values())))
+
+
+def _structural(generator: Generator, longest: int) -> int | None:
     reach = 0
     for across in (False, True):
-        length = 2 * LONGEST + 2 * _WINDOW
+        length = 2 * longest + 2 * _WINDOW
         strip = _noise(generator, length, across=across)
         centre = length // 2
         strip[..., centre, :] = torch.nan
@@ -73,7 +87,7 @@ def _structural(generator: Generator) -> int | None:
         if touched.numel() == 0:
             return None  # the network hides NaN
         reach = max(reach, centre - int(touched[0]), int(touched[-1]) - centre)
-    return reach if reach <= LONGEST else None
+    return reach if reach <= longest else None
 
 
 def _effective(generator: Generator) -> int | None:
@@ -95,24 +109,22 @@ def _unseen_beyond(generator: Generator, halo: int, *, across: bool) -> bool:
     inside = slice(middle.start * generator.scale, middle.stop * generator.scale)
     outputs = [generator(strip.mT if across else strip) for strip in (first, second)]
     left, right = ((sr.mT if across else sr)[..., inside, :] for sr in outputs)
-    return _equal(left, right)
+    return _change(left, right) <= _UNSEEN
 
 
-def _same_after_shift(generator: Generator, step: int) -> bool:
-    """Whether moving the image by ``step`` pixels only moves the output, away from the borders."""
-    length = 2 * LONGEST + 2 * _WINDOW
-    strip = _noise(generator, length, across=False)
-    strip = strip[..., : length - length % step, :]
-    whole = generator(strip)[..., step * generator.scale :, :]
-    moved = generator(strip[..., step:, :])
-    third = moved.shape[-2] // 3
-    middle = (..., slice(third, 2 * third), slice(None))
-    return _equal(whole[middle], moved[middle])
+def _change_after_shift(generator: Generator, step: int, *, margin: int) -> float:
+    """What ``margin`` pixels below its top changes in an image without its first ``step`` rows."""
+    length = step + margin + 3 * _WINDOW
+    strip = _noise(generator, length + -length % step, across=False)
+    below = (step + margin) * generator.scale
+    whole, moved = generator(strip), generator(strip[..., step:, :])
+    return _change(whole[..., below:, :], moved[..., margin * generator.scale :, :])
 
 
-def _equal(left: Tensor, right: Tensor) -> bool:
+def _change(left: Tensor, right: Tensor) -> float:
+    """The largest, as a share of the range: at least [0, 1], but some untrained give up to 45."""
     span = max(1.0, left.abs().max().item())
-    return bool((left - right).abs().max() <= _UNSEEN * span)
+    return (left - right).abs().max().item() / span
 
 
 def _noise(generator: Generator, length: int, *, across: bool, seed: int = 0) -> Tensor:

@@ -1,34 +1,31 @@
-"""Many files through one upscaler: where each goes, and what became of it."""
+"""Many files through one upscaler: decoded, computed and encoded at the same time."""
 
 from __future__ import annotations
 
 import errno
-import glob
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING
 
-from srtrain.errors import ConfigError, DataError, SrtrainError, StorageError
-from srtrain.files import HeldError, held, remove_leftovers
-from srtrain.images import WRITABLE_SUFFIXES, list_images, read_picture, shown, write_picture
+from srtrain.errors import SrtrainError, StorageError
+from srtrain.images import Sheet, shown, takes_strips, write_picture, write_strips
+from srtrain.inference.pipe import BrokenOffError, Pipe
+from srtrain.inference.threads import Decoding, Encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
+    from srtrain.images.picture import Picture, Pixels
+    from srtrain.images.writing import Put
+    from srtrain.inference.jobs import Job
+    from srtrain.inference.threads import Decoded
     from srtrain.inference.upscaler import Upscaler
 
-_LISTED = 10  # names in an error; the rest is counted
-_LOCK = ".srtrain-infer.lock"
-Existing = Literal["refuse", "replace", "keep"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image, and the file that its larger form becomes."""
-
-    source: Path
-    target: Path
+LONG = 2**20  # pixels, of an image whose writing other files do not wait for
+_AHEAD = 64 * 2**20  # bytes of strips that wait for the encoder
+_ENCODERS = 4  # one makes some 15 megapixels a second, and of small files waits for the disk
+BAD = (SrtrainError, OSError, ValueError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -40,159 +37,146 @@ class Outcome:
     failure: str | None = None
 
 
-def plan(inputs: Sequence[str], output: Path, *, existing: Existing = "refuse") -> list[Job]:
-    """What goes where, decided and checked before anything is computed.
-
-    Folders are searched at any depth and mirrored below ``output``, and so is what a glob finds
-    below its fixed part; single files go directly into it. Names stay; formats that cannot be
-    written (GIF, PPM …) become .png. One file with an ``output`` that has an image's suffix is
-    written just there.
-
-    Outputs that exist are refused, replaced, or kept: then there is no job for them.
-
-    Raises: DataError if an input does not exist or holds no images; ConfigError if an output
-    would replace an input, two inputs want one output, or outputs exist and are refused.
-    """
-    named = len(inputs) == 1 and Path(inputs[0]).is_file() and _names_an_image(output)
-    if output.exists() and not output.is_dir() and not named:
-        raise ConfigError("-o must be a folder", where=shown(output), fix="another -o")
-    if named:
-        found = [Job(Path(inputs[0]), output)]
-    else:
-        found = list(dict.fromkeys(job for text in inputs for job in _jobs_of(text, output)))
-    _refuse_lost_inputs(found)
-    _refuse_collisions(found)
-    return _without_existing(found, output, existing)
-
-
-@contextmanager
-def alone(jobs: Sequence[Job], output: Path, *, existing: Existing = "refuse") -> Iterator[None]:
-    """Hold ``output`` for this process while it does ``jobs``; a killed run's torsos are removed.
-
-    Raises: ConfigError naming the process that has it, or if outputs came into being since
-    ``plan``; StorageError if the folder cannot be written to.
-    """
-    named = bool(jobs) and jobs[0].target == output
-    lock = output.with_name(f".{output.name[:200]}.lock") if named else output / _LOCK
-    with ExitStack() as stack:
-        try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(lock))
-            stack.callback(lock.unlink, missing_ok=True)
-            remove_leftovers(job.target for job in jobs)
-        except HeldError as error:
-            what = f"{error} is writing there"
-            raise ConfigError(
-                what, where=shown(output), fix="wait for it, or another -o"
-            ) from error
-        except OSError as error:
-            what = f"cannot write: {error.strerror or error}"
-            raise StorageError(what, where=shown(output), fix="another -o") from error
-        _without_existing(jobs, output, existing)
-        yield
-
-
 def run(
     upscaler: Upscaler, jobs: Iterable[Job], *, on_tile: Callable[[], None] | None = None
 ) -> Iterator[Outcome]:
-    """Does the jobs in order and yields what became of each; one bad image stops nothing else.
+    """Does the jobs and yields, in order, what became of each; one bad image stops nothing else.
+
+    The next images are decoded and the last ones encoded while one is computed; small ones of equal
+    size are computed together; the rows of large ones are encoded while the rest is computed.
 
     Raises: StorageError when the disk is full or cannot be written, which would fail every job.
     """
-    for job in jobs:
+    jobs = list(jobs)
+    with Decoding(jobs) as decoding, Encoding(_ENCODERS) as encoding:
+        work = _Work(upscaler, encoding, on_tile)
+        told = 0
+        for group in _groups(decoding, upscaler):
+            work.do(group)
+            for outcome in work.outcomes(told):
+                told += 1
+                yield outcome
+        encoding.finish()
+        yield from work.outcomes(told)
+
+
+def _groups(decoding: Iterable[Decoded], upscaler: Upscaler) -> Iterator[list[Decoded]]:
+    """Neighbours that are computed together; what could not be read stands alone."""
+    group: list[Decoded] = []
+    most = 1
+    for item in decoding:
+        if group and (item.picture is None or item.kind != group[0].kind):
+            yield group
+            group = []
+        if not group:
+            most = 1 if item.picture is None else upscaler.at_once(item.picture)
+        group.append(item)
+        if len(group) >= most:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+class _Work:
+    """Computes groups, hands the results to the encoders, and notes what became of each image."""
+
+    def __init__(
+        self, upscaler: Upscaler, encoding: Encoding, on_tile: Callable[[], None] | None
+    ) -> None:
+        self.upscaler = upscaler
+        self.encoding = encoding
+        self.on_tile = on_tile
+        self.items: dict[int, Decoded] = {}
+        self.done: dict[int, BaseException | None] = {}
+
+    def do(self, group: list[Decoded]) -> None:
+        self.items.update({item.number: item for item in group})
+        pictures = [item.picture for item in group if item.picture is not None]
+        if len(pictures) > 1:
+            try:
+                larger = self.upscaler.upscale_pictures(pictures)
+            except BAD:  # whose fault it is shows when they are alone
+                pass
+            else:
+                for item, picture in zip(group, larger, strict=True):
+                    self._encode(item, picture)
+                return
+        for item in group:
+            try:
+                self._alone(item)
+            except BAD as error:
+                self.done[item.number] = error
+
+    def outcomes(self, first: int) -> Iterator[Outcome]:
+        """Of the images from number ``first`` on, as far as all before them are known.
+
+        Raises: StorageError for the first that the disk did not take.
+        """
+        while not self.encoding.done.empty():
+            number, error = self.encoding.done.get()
+            self.done[number] = error
+        while first in self.done:
+            yield outcome_of(self.items.pop(first), self.done.pop(first))
+            first += 1
+
+    def _alone(self, item: Decoded) -> None:
+        if item.picture is None:
+            assert item.error is not None
+            raise item.error
+        picture = item.picture
+        if takes_strips(item.job.target) and self.upscaler.streams(picture):
+            self.upscaler.retried(partial(self._stream, item, picture), picture)
+        else:
+            self._encode(item, self.upscaler.upscale_picture(picture, on_tile=self.on_tile))
+
+    def _encode(self, item: Decoded, picture: Picture) -> None:
+        def write(put: Put) -> None:
+            write_picture(item.job.target, picture, put=put)
+
+        self.encoding.submit(item.number, write, picture.pixels.nbytes)
+
+    def _stream(self, item: Decoded, picture: Picture) -> None:
+        height, width = (side * self.upscaler.scale for side in picture.size)
+        sheet = Sheet((height, width), picture.pixels.shape[2], picture.bits, picture.icc)
+        pipe: Pipe[Pixels] = Pipe(_AHEAD)
+        write = partial(_write, item.job.target, sheet, pipe)
+        self.encoding.submit(item.number, write, 0, waits=height * width > LONG)
         try:
-            picture = read_picture(job.source)
-            write_picture(job.target, upscaler.upscale_picture(picture, on_tile=on_tile))
-            yield Outcome(job, picture.notes)
-        except SrtrainError as error:
-            yield Outcome(job, failure=str(error))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise StorageError(
-                    f"cannot write: {error.strerror}", where=shown(job.target), fix="another -o"
-                ) from error
-            yield Outcome(job, failure=f"{error.strerror or error} · {shown(job.source)}")
-        except (ValueError, RuntimeError, MemoryError) as error:
-            reason = str(error).split("\n", 1)[0] or type(error).__name__
-            yield Outcome(job, failure=f"{reason} · {shown(job.source)}")
+            for strip in self.upscaler.strips(picture, on_tile=self.on_tile):
+                pipe.put(strip, strip.nbytes)
+            pipe.end()
+        except BrokenOffError:  # by the encoder, which tells why
+            pass
+        except BaseException:
+            pipe.break_off()
+            raise
 
 
-def _without_existing(jobs: Sequence[Job], output: Path, existing: Existing) -> list[Job]:
-    made = [job.target for job in jobs if existing != "replace" and job.target.exists()]
-    if made and existing == "refuse":
-        what = f"{len(made)} of {len(jobs)} outputs exist: {_some(made)}"
-        fix = "another -o, --continue to make only the others, or --overwrite"
-        raise ConfigError(what, where=shown(output), fix=fix)
-    kept = set(made)
-    return [job for job in jobs if job.target not in kept]
+def _write(target: Path, sheet: Sheet, pipe: Pipe[Pixels], put: Put) -> None:
+    try:
+        write_strips(target, sheet, pipe, put=put)
+    finally:
+        pipe.break_off()  # if it failed: nothing more need be computed
 
 
-def _names_an_image(output: Path) -> bool:
-    return output.suffix.lower() in WRITABLE_SUFFIXES and not output.is_dir()
+def outcome_of(item: Decoded, error: BaseException | None) -> Outcome:
+    """What became of an image.
 
-
-def _jobs_of(text: str, output: Path) -> list[Job]:
-    path = Path(text)
-    if path.is_dir():
-        return _mirrored(_outside(list_images(path), output, path), path, output)
-    if path.exists():
-        return _mirrored([path], path.parent, output)
-    if not glob.has_magic(text):
-        raise DataError("no such file or folder", where=shown(path), fix="check the spelling")
-    matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 - may be absolute
-    files = [match for match in matches if match.is_file()]
-    if not files:
-        raise DataError("no file matches", where=text, fix="check the pattern")
-    return _mirrored(_outside(files, output, path), _fixed_part(path), output)
-
-
-def _mirrored(files: list[Path], root: Path, output: Path) -> list[Job]:
-    return [Job(file, output / _written_name(file.relative_to(root))) for file in files]
-
-
-def _outside(files: list[Path], output: Path, where: Path) -> list[Path]:
-    """Without what lies in the output folder: an earlier run's results are no inputs."""
-    folder = output.resolve()
-    searched = where.resolve()
-    inside = folder != searched and folder.is_relative_to(searched)
-    kept = [f for f in files if not (inside and f.resolve().is_relative_to(folder))]
-    if not kept:
-        raise DataError("no images found", where=shown(where), fix="check the folder")
-    return kept
-
-
-def _fixed_part(pattern: Path) -> Path:
-    fixed = Path(pattern.anchor)
-    for part in pattern.parts[len(fixed.parts) : -1]:
-        if glob.has_magic(part):
-            break
-        fixed /= part
-    return fixed
-
-
-def _written_name(name: Path) -> Path:
-    return name if name.suffix.lower() in WRITABLE_SUFFIXES else name.with_suffix(".png")
-
-
-def _refuse_lost_inputs(jobs: list[Job]) -> None:
-    sources = {job.source.resolve() for job in jobs}
-    lost = [job.target for job in jobs if job.target.resolve() in sources]
-    if lost:
-        what = f"{len(lost)} outputs would replace inputs: {_some(lost)}"
-        raise ConfigError(what, fix="give another folder as -o")
-
-
-def _refuse_collisions(jobs: list[Job]) -> None:
-    wanted: dict[Path, list[Path]] = {}
-    for job in jobs:
-        wanted.setdefault(job.target, []).append(job.source)
-    clashes = [sources for sources in wanted.values() if len(sources) > 1]
-    if clashes:
-        names = "; ".join(" and ".join(map(shown, sources)) for sources in clashes[:_LISTED])
-        what = f"{len(clashes)} outputs are wanted twice: {names}"
-        raise ConfigError(what, fix="run them apart, or give their common folder")
-
-
-def _some(paths: list[Path]) -> str:
-    names = ", ".join(map(shown, paths[:_LISTED]))
-    return names if len(paths) <= _LISTED else f"{names} and {len(paths) - _LISTED} more"
+    Raises: StorageError if the disk is full or cannot be written; ``error`` itself for a bug.
+    """
+    job, notes = item.job, item.picture.notes if item.picture is not None else ()
+    if error is None:
+        return Outcome(job, notes)
+    if isinstance(error, SrtrainError):
+        return Outcome(job, failure=str(error))
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise StorageError(
+                f"cannot write: {error.strerror}", where=shown(job.target), fix="another -o"
+            ) from error
+        return Outcome(job, failure=f"{error.strerror or error} · {shown(job.source)}")
+    if isinstance(error, BAD):
+        reason = str(error).split("\n", 1)[0] or type(error).__name__
+        return Outcome(job, failure=f"{reason} · {shown(job.source)}")
+    raise error

@@ -2,45 +2,50 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from srtrain.batch import to_float
 from srtrain.errors import ConfigError
-from srtrain.images import Picture, from_pillow, from_tensor, to_pillow, to_tensor
-from srtrain.inference.bounds import AnyImage, Bounds, check_unit_range, opened
-from srtrain.inference.receptive import Reach, measure
-from srtrain.inference.tiling import upscale_tiled
+from srtrain.images import Picture, from_pillow, from_tensor, to_pillow
+from srtrain.inference.bounds import AnyImage, Bounds
+from srtrain.inference.bounds import opened as opened_rgb
+from srtrain.inference.engine import Engine
+from srtrain.inference.flips import over_flips_and_turns
+from srtrain.inference.flow_engine import FlowEngine, make_engine, refuse
+from srtrain.inference.forward import Forward, pick_device, pick_precision, to_unit
+from srtrain.inference.kinds import check_array, opened, samples_of
+from srtrain.inference.levels import levels_of, pixels_of, to_levels, writable
+from srtrain.inference.sampling import Sampling
 from srtrain.inference.transparency import fill_hidden
 from srtrain.networks.loading import load_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from srtrain.images.picture import Pixels
+    from srtrain.inference.receptive import Reach
     from srtrain.networks.generator import Generator
 
-_TILE = {"cpu": 256, "cuda": 512}  # EDSR x4 then needs about 0.5 and 2 GB
-
-_SMALLEST_TILE = 16
-
-_log = logging.getLogger(__name__)
+__all__ = ["Upscaler", "load_model", "pick_device"]
 
 
 class Upscaler:
     """A generator on a device, applied to images of any kind and size.
 
     ``tile``: LR pixels a side of the pieces in which large images are computed, without visible
-    or measurable seams; None chooses by device, 0 never cuts. ``self_ensemble``: the mean over
-    the 8 flips and turns of the image, 8 times slower and a little better (Timofte et al. 2016).
+    or measurable seams; None chooses by the memory there is, 0 never cuts. ``self_ensemble``: the
+    mean over the 8 flips and turns of the image, 8 times slower and a little better (Timofte et
+    al. 2016). ``precision``: "fp32", "bf16" (about 2/255 from it at most), "fp16", or "auto": bf16
+    on GPUs that have it. ``sampling``: of a flow, whose sample 0 ``upscale`` gives.
+
+    Raises: ConfigError for ``self_ensemble`` of a flow, and ``sampling`` of what is none.
     """
 
     def __init__(
@@ -50,20 +55,45 @@ class Upscaler:
         device: torch.device | str = "cpu",
         tile: int | None = None,
         self_ensemble: bool = False,
+        precision: str = "auto",
+        sampling: Sampling | None = None,
     ) -> None:
+        refuse(generator, self_ensemble=self_ensemble, sampling=sampling)
         self.device = torch.device(device)
         self.generator = generator.to(self.device).eval()
         self.scale = generator.scale
-        self.tile = _TILE.get(self.device.type, 256) if tile is None else tile
         self.self_ensemble = self_ensemble
+        self.engine = make_engine(
+            self.generator,
+            precision=pick_precision(precision, self.device),
+            tile=tile,
+            sampling=sampling,
+        )
 
-    @functools.cached_property
+    @property
+    def tile(self) -> int | None:
+        """As given, or as chosen since."""
+        return self.engine.tile
+
+    @tile.setter
+    def tile(self, tile: int | None) -> None:
+        self.engine.tile = tile
+
+    @property
     def reach(self) -> Reach:
-        """How far the generator looks, measured when a tile is first needed."""
-        reach = measure(self.generator)
-        if not reach.exact:
-            _log.warning("the network looks at the whole image: tiles are blended, approximate")
-        return reach
+        """How far the generator looks; of a flow, each of its velocities."""
+        return self.engine.reach
+
+    @property
+    def flow(self) -> FlowEngine | None:
+        """What gives samples, if the generator is a flow."""
+        return self.engine if isinstance(self.engine, FlowEngine) else None
+
+    @property
+    def _cut(self) -> Engine:
+        """What gives one image in strips: no flow does."""
+        assert isinstance(self.engine, Engine)
+        return self.engine
 
     def upscale(self, image: AnyImage) -> AnyImage:
         """An image ``scale`` times as large, of the kind and depth that was given.
@@ -72,54 +102,108 @@ class Upscaler:
         (H, W), (H, W, 1 | 3) or with alpha (H, W, 2 | 4), uint8, uint16, or float in [0, 1].
         Tensors: (C, H, W) or (B, C, H, W) with 1 or 3 channels, uint8 or float in [0, 1].
 
-        Raises: TypeError, ValueError for anything else.
+        Raises: TypeError for other kinds and types, ValueError for other shapes and values.
         """
-        if isinstance(image, Tensor):
-            return self._upscale_any_tensor(image)
-        if isinstance(image, np.ndarray):
-            return self._upscale_array(image)
         if isinstance(image, Image.Image):
             return to_pillow(self.upscale_picture(from_pillow(image)))
-        raise TypeError(f"expected a PIL image, an array or a tensor, got {type(image).__name__}")
+        if isinstance(image, np.ndarray):
+            check_array(image)
+            if image.dtype.kind == "u":
+                return self._upscale_array(image)
+        lr, made = opened(image, self.larger_alpha)
+        return made(self.upscale_tensor(lr))
+
+    def sample(
+        self,
+        image: AnyImage,
+        n: int = 8,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        sampler: Literal["euler", "heun"] | None = None,
+        project: bool | None = None,
+    ) -> list[AnyImage]:
+        """``n`` plausible images instead of their mean, each as ``upscale`` would give it.
+
+        Sample k of a seed is one and the same image whatever ``n``, the tiles, and what else is
+        computed. What is None is as the model has it. Takes what ``upscale`` takes; of a batch,
+        all images have the noise of their sample in common. Alpha is not sampled.
+
+        Raises: ConfigError if the model is no flow, or ``n`` or ``steps`` below 1; TypeError,
+            ValueError as ``upscale``; MemoryError where a single sample is beyond the memory.
+        """
+        asked = Sampling(n, seed, steps, sampler, project)
+        refuse(self.generator, self_ensemble=self.self_ensemble, sampling=asked)
+        assert self.flow is not None
+        return list(samples_of(self.flow, image, asked, self.larger_alpha))
+
+    def samples(self, lr: Tensor, *, on_tile: Callable[[], None] | None = None) -> Iterator[Tensor]:
+        """As ``sample``, of a tensor, by ``sampling``, each as soon as it is made.
+
+        Shapes: lr float (B, 1 | 3, h, w) -> float32 (B, 3, H, W) in [0, 1].
+        Raises: ConfigError if the model is no flow.
+        """
+        refuse(self.generator, self_ensemble=self.self_ensemble, sampling=Sampling())
+        assert self.flow is not None
+        return self.flow.sample(lr, on_tile=on_tile)
 
     def upscale_picture(
         self, picture: Picture, *, on_tile: Callable[[], None] | None = None
     ) -> Picture:
         """Colour and alpha each on their own; depth, gray and profile are kept."""
-        pixels, alpha = picture.pixels, picture.alpha
-        colour = to_tensor(pixels)[:, : 1 if pixels.shape[2] == 1 else 3]
-        bits, larger_alpha = picture.bits, None
-        if alpha is not None:
-            seen = to_tensor(alpha)[:, :1]
-            colour = fill_hidden(colour, seen)
-            if alpha.min() == alpha.max():
-                larger_alpha = alpha.repeat(self.scale, 0).repeat(self.scale, 1)
-            else:
-                larger_alpha = self._upscale_levels(seen, bits, on_tile)[..., 0]
-        return replace(
-            picture,
-            pixels=self._upscale_levels(colour, bits, on_tile),
-            alpha=larger_alpha,
-        )
+        pixels, alpha, bits = picture.pixels, picture.alpha, picture.bits
+        if alpha is None:
+            return replace(picture, pixels=self._upscale_levels(levels_of(pixels), bits, on_tile))
+        seen = to_unit(levels_of(alpha[..., None]))
+        colour = fill_hidden(to_unit(levels_of(pixels)), seen)
+        if self.flow is None and alpha.min() < alpha.max():
+            larger = self._upscale_levels(seen, bits, on_tile)[..., 0]
+        else:
+            larger = from_tensor(self.larger_alpha(seen), bits=bits)[..., 0]
+        return replace(picture, pixels=self._upscale_levels(colour, bits, on_tile), alpha=larger)
+
+    def upscale_pictures(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Opaque pictures of one size and kind, all at once."""
+        stack = np.concatenate([writable(picture.pixels)[None] for picture in pictures])
+        finish = partial(to_levels, bits=pictures[0].bits, gray=stack.shape[-1] == 1)
+        sr = self.engine.whole(torch.from_numpy(stack).permute(0, 3, 1, 2), finish=finish)
+        larger = sr.permute(0, 2, 3, 1).contiguous().numpy()
+        return [replace(p, pixels=pixels) for p, pixels in zip(pictures, larger, strict=True)]
+
+    def at_once(self, picture: Picture) -> int:
+        """How many pictures like this one ``upscale_pictures`` should be given."""
+        alone = self.self_ensemble or picture.alpha is not None
+        return 1 if alone else self.engine.together(*picture.size)
+
+    def streams(self, picture: Picture) -> bool:
+        """Whether ``strips`` can make this picture."""
+        return picture.alpha is None and not self.self_ensemble and self.flow is None
+
+    def strips(
+        self, picture: Picture, *, on_tile: Callable[[], None] | None = None
+    ) -> Iterator[Pixels]:
+        """The pixels of the larger picture from top to bottom, as soon as they are final.
+
+        Where memory runs out this raises; ``retried`` does what it is given again.
+        """
+        finish = partial(to_levels, bits=picture.bits, gray=picture.pixels.shape[2] == 1)
+        for strip in self._cut.strips(levels_of(picture.pixels), on_tile=on_tile, finish=finish):
+            yield pixels_of(strip)
+
+    def retried(self, work: Callable[[], None], picture: Picture) -> None:
+        """``work()``, with smaller tiles each time that memory runs out over this picture."""
+        self._cut.retried(work, levels_of(picture.pixels))
 
     @torch.no_grad()
-    def _upscale_levels(
-        self, lr: Tensor, bits: int, on_tile: Callable[[], None] | None
-    ) -> np.ndarray[Any, Any]:
+    def _upscale_levels(self, lr: Tensor, bits: int, on_tile: Callable[[], None] | None) -> Pixels:
         """As ``upscale_tensor``, rounded tile by tile: floats of the whole would take 4 times more.
 
-        Shapes: lr float (1, 1 | 3, h, w) -> uint8 or uint16 (H, W, 1 | 3).
+        Shapes: lr levels or float (1, 1 | 3, h, w) -> uint8 or uint16 (H, W, 1 | 3).
         """
         if self.self_ensemble:
-            return from_tensor(self.upscale_tensor(lr, on_tile=on_tile), bits=bits)
-        gray = lr.shape[1] == 1
-
-        def levels(sr: Tensor) -> Tensor:
-            rounded = from_tensor(sr.mean(dim=1, keepdim=True) if gray else sr, bits=bits)
-            return torch.from_numpy(rounded).permute(2, 0, 1)[None]
-
-        sr = self._upscale_once(lr.expand(-1, 3, -1, -1), on_tile=on_tile, finish=levels)
-        return np.ascontiguousarray(sr[0].permute(1, 2, 0).numpy())
+            return from_tensor(self.upscale_tensor(to_unit(lr), on_tile=on_tile), bits=bits)
+        finish = partial(to_levels, bits=bits, gray=lr.shape[1] == 1)
+        return pixels_of(self.engine.whole(lr, on_tile=on_tile, finish=finish))
 
     @torch.no_grad()
     def bands(self, image: AnyImage, *, level: float | None = None) -> Bounds[AnyImage]:
@@ -141,13 +225,14 @@ class Upscaler:
                 "this model predicts one image and no band",
                 fix="train experiment=quantile, gaussian_nll or laplace_nll",
             )
-        lr, made = opened(image)
-        headless = self.generator.headless()
+        lr, made = opened_rgb(image)
+        engine = self._cut
+        headless = Forward(self.generator.headless(), engine.forward.precision)
 
         def mapped(view: Tensor) -> Tensor:
-            return head.maps(self._upscale_once(view, generator=headless))
+            return head.maps(engine.whole(view, forward=headless))
 
-        maps = _over_flips_and_turns(lr, mapped) if self.self_ensemble else mapped(lr)
+        maps = over_flips_and_turns(lr, mapped) if self.self_ensemble else mapped(lr)
         lower, upper = (b.clamp(0, 1) for b in head.interval(maps, level))
         return Bounds(made(lower), made(upper))
 
@@ -155,78 +240,26 @@ class Upscaler:
     def upscale_tensor(self, lr: Tensor, *, on_tile: Callable[[], None] | None = None) -> Tensor:
         """Shapes: lr float (B, 1 | 3, h, w) -> float32 (B, 1 | 3, H, W), clamped to [0, 1]."""
         gray = lr.shape[1] == 1
-        colour = lr.float().expand(-1, 3, -1, -1)
-        upscale = functools.partial(self._upscale_once, on_tile=on_tile)
-        sr = _over_flips_and_turns(colour, upscale) if self.self_ensemble else upscale(colour)
+        colour = lr.float()
+        upscale = partial(self.engine.whole, on_tile=on_tile)
+        sr = over_flips_and_turns(colour, upscale) if self.self_ensemble else upscale(colour)
         return (sr.mean(dim=1, keepdim=True) if gray else sr).clamp_(0, 1)
 
-    def _upscale_once(
-        self,
-        lr: Tensor,
-        *,
-        generator: Generator | None = None,
-        on_tile: Callable[[], None] | None = None,
-        finish: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        generator = generator or self.generator
-        longest = max(lr.shape[-2:])
-        tile = longest if self.tile == 0 else min(self.tile, longest)
-        while True:
-            # Whole images need no halo, so a network that is never cut is never probed.
-            reach = self.reach if tile < longest else Reach(0, self.generator.multiple_of)
-            try:
-                return upscale_tiled(
-                    generator, lr, tile=tile, halo=reach, on_tile=on_tile, finish=finish
-                )
-            except RuntimeError as error:
-                if not _is_out_of_memory(error) or tile <= _SMALLEST_TILE:
-                    raise
-            # Here, not in the handler: the exception holds what filled the memory.
-            tile = self.tile = max(_SMALLEST_TILE, tile // 2)
-            _log.warning("out of memory: continuing with tiles of %d pixels", tile)
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
     def _upscale_array(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        channels = 1 if array.ndim == 2 else array.shape[-1] if array.ndim == 3 else 0
-        if channels not in (1, 2, 3, 4):
-            raise ValueError(f"expected (H, W) or (H, W, 1 … 4), got {array.shape}")
-        layers = array.reshape(*array.shape[:2], channels)
-        colours = channels - (channels in (2, 4))
-        if array.dtype in (np.uint8, np.uint16):
-            alpha = layers[..., -1] if colours < channels else None
-            larger = self.upscale_picture(Picture(layers[..., :colours], alpha))
-            parts = [larger.pixels] + ([] if larger.alpha is None else [larger.alpha[..., None]])
-            out = np.concatenate(parts, axis=2)
-        else:
-            check_unit_range(float(layers.min()), float(layers.max()), str(array.dtype))
-            image = torch.from_numpy(layers.astype(np.float32)).permute(2, 0, 1)[None]
-            sr = self._upscale_floats(image, colours)
-            out = sr[0].permute(1, 2, 0).cpu().numpy().astype(array.dtype)
+        """Of uint8 or uint16."""
+        layers = array if array.ndim == 3 else array[..., None]
+        colours = layers.shape[2] - (layers.shape[2] in (2, 4))
+        alpha = layers[..., -1] if colours < layers.shape[2] else None
+        larger = self.upscale_picture(Picture(layers[..., :colours], alpha))
+        parts = [larger.pixels] + ([] if larger.alpha is None else [larger.alpha[..., None]])
+        out = np.concatenate(parts, axis=2)
         return out[..., 0] if array.ndim == 2 else out
 
-    def _upscale_floats(self, image: Tensor, colours: int) -> Tensor:
-        """The first ``colours`` channels and, where there is one more, alpha."""
-        colour, alpha = image[:, :colours], image[:, colours:]
-        if alpha.shape[1] == 0:
-            return self.upscale_tensor(colour)
+    def larger_alpha(self, alpha: Tensor) -> Tensor:
+        """Shapes: float (B, 1, h, w) -> (B, 1, H, W)."""
         if alpha.min() == alpha.max():
-            larger = alpha.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
-        else:
-            larger = self.upscale_tensor(alpha)
-        return torch.cat([self.upscale_tensor(fill_hidden(colour, alpha)), larger], dim=1)
-
-    def _upscale_any_tensor(self, image: Tensor) -> Tensor:
-        if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3):
-            raise ValueError(f"expected (C, H, W) or (B, C, H, W), C 1 or 3, got {image.shape}")
-        batch = image if image.ndim == 4 else image[None]
-        if image.dtype == torch.uint8:
-            levels = self.upscale_tensor(to_float(batch)).mul_(255.0).add_(0.5).floor_()
-            sr = levels.to(torch.uint8)
-        else:
-            check_unit_range(batch.min().item(), batch.max().item(), str(image.dtype))
-            sr = self.upscale_tensor(batch).to(image.dtype)
-        return sr if image.ndim == 4 else sr[0]
+            return alpha.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2)
+        return self.upscale_tensor(alpha) if self.flow is None else self.flow.certain(alpha)
 
 
 def load_model(path: str | Path, *, device: str = "auto", trust: Sequence[str] = ()) -> Upscaler:
@@ -238,33 +271,3 @@ def load_model(path: str | Path, *, device: str = "auto", trust: Sequence[str] =
     Raises: StorageError if the file is damaged or unsafe, ConfigError without such a device.
     """
     return Upscaler(load_generator(Path(path), trust=trust), device=pick_device(device))
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is the GPU if there is one, else the CPU.
-
-    Raises: ConfigError if this machine does not have it.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("no CUDA device here", where=f"device={name}", fix="use cpu or auto")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}", fix="use auto, cpu or cuda") from error
-
-
-def _over_flips_and_turns(lr: Tensor, upscale: Callable[[Tensor], Tensor]) -> Tensor:
-    total = lr.new_zeros(())
-    for turns, mirrored in itertools.product(range(4), (False, True)):
-        view = torch.rot90(lr.flip(-1) if mirrored else lr, turns, dims=(-2, -1))
-        sr = torch.rot90(upscale(view), -turns, dims=(-2, -1))
-        total = total + (sr.flip(-1) if mirrored else sr)
-    return total / 8
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return "allocate memory" in str(error) or "out of memory" in str(error)

@@ -37,11 +37,14 @@ class Pinball(nn.Module):
         if not (taus and all(0 < tau < 1 for tau in taus)):
             raise ValueError(f"taus = {list(taus)} must lie inside (0, 1)")
         self.taus = tuple(taus)
+        # Made here: from the host, at every step, a GPU would be waited for.
+        levels = torch.tensor(self.taus, dtype=torch.float64).view(-1, 1, 1, 1)
+        self.register_buffer("levels", levels, persistent=False)
 
     def forward(self, output: Tensor, hr: Tensor) -> Tensor:
         """The mean loss."""
         missing = hr[:, None] - _maps(output, hr, len(self.taus))
-        taus = output.new_tensor(self.taus).view(-1, 1, 1, 1)
+        taus = self.get_buffer("levels").to(output.dtype)
         return torch.maximum(taus * missing, (taus - 1) * missing).mean()
 
 

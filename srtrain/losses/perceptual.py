@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from srtrain.checks import same_shape
@@ -20,6 +21,7 @@ from srtrain.losses.features import (
     calibration_batch,
     layers_up_to,
 )
+from srtrain.losses.precision import Precision, narrowed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +85,9 @@ class Perceptual(nn.Module):
         before_relu, criterion, calibrated: None keeps the tap set's own convention.
         crop: side of the centred square of each image that is compared; None compares all of it.
             On random training patches a smaller square estimates the same mean, at less cost.
+        precision: of the features; distances are float32 at least. ``bf16`` halves a small
+            network's step on a CPU with AMX, with gradients good to two digits; ``auto`` is bf16
+            on such a CPU and fp32 on all else.
 
     Shapes: sr, hr (B, 3, H, W) in [0, 1] -> scalar. Gradient reaches ``sr`` only.
     Raises: ConfigError for an unknown name or taps that the embedded features lack; StorageError
@@ -99,6 +104,7 @@ class Perceptual(nn.Module):
         criterion: Criterion | None = None,
         calibrated: bool | None = None,
         crop: int | None = None,
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         chosen = _tap_set(taps)
@@ -110,7 +116,10 @@ class Perceptual(nn.Module):
             raise ConfigError(f"criterion={criterion!r}", where="perceptual", fix="mse or l1")
         if crop is not None and crop < 1:
             raise ConfigError(f"crop={crop}", where="perceptual", fix="a side in px, or null")
-        self.crop = crop
+        if precision not in get_args(Precision):
+            fix = "fp32, bf16 or auto"
+            raise ConfigError(f"precision={precision!r}", where="perceptual", fix=fix)
+        self.crop, self.precision = crop, precision
         self.features = VGG19Features(
             features,
             taps=list(chosen.weights),
@@ -140,24 +149,31 @@ class Perceptual(nn.Module):
         """Distance of ``sr`` from ``hr`` in feature space."""
         same_shape(sr, hr)
         sr, hr = self._cropped(sr), self._cropped(hr)
-        with torch.no_grad():
-            target = self.features(hr)
-        output = self.features(sr)
+        with narrowed(sr.device, self.precision):
+            with torch.no_grad():
+                target = self.features(hr)
+            output = self.features(sr)
         # Autocast's bfloat16 activations have too few digits to be subtracted.
         wide = torch.promote_types(sr.dtype, torch.float32)
         distances = [
-            factor * self._size(output[tap].to(wide) - target[tap].to(wide))
+            factor * self._distance(output[tap].to(wide), target[tap].to(wide))
             for tap, factor in self.factors.items()
         ]
         return torch.stack(distances).sum()
 
-    def _size(self, x: Tensor) -> Tensor:
-        return x.square().mean() if self.criterion == "mse" else x.abs().mean()
+    def _distance(self, output: Tensor, target: Tensor) -> Tensor:
+        # Of several megabytes each: one pass over them, not one for every operation. As they lie,
+        # channels last: the gradient of mse_loss would come back channels first, and all that
+        # meets it on its way down would walk across memory, a third of the term's time.
+        output, target = output.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1)
+        return (F.mse_loss if self.criterion == "mse" else F.l1_loss)(output, target)
 
     @torch.no_grad()
     def _sizes(self) -> dict[str, float]:
         activations = self.features(calibration_batch())
-        return {tap: float(self._size(activation)) for tap, activation in activations.items()}
+        return {
+            tap: float(self._distance(x, torch.zeros_like(x))) for tap, x in activations.items()
+        }
 
     def _cropped(self, image: Tensor) -> Tensor:
         if self.crop is None:

@@ -101,7 +101,7 @@ class Charbonnier(nn.Module):
         """The mean loss."""
         same_shape(sr, hr)
         error = sr - hr
-        return torch.hypot(error, error.new_tensor(self.eps)).mean()
+        return torch.hypot(error, error.new_full((), self.eps)).mean()
 
     def linear_share(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Share of the pixels with ``|sr - hr| > eps``."""

@@ -25,7 +25,12 @@ def lr_psnr(sr: Tensor, lr: Tensor, downscale: Callable[[Tensor], Tensor]) -> Te
     Raises: ValueError if ``downscale`` does not lead to the shape of ``lr``.
     Source: Lugmayr et al. 2021, NTIRE challenge on learning the super-resolution space.
     """
-    small = downscale(round8(sr).to(sr.dtype))
+    return lr_psnr_of_rounded(round8(sr).to(sr.dtype), lr, downscale)
+
+
+def lr_psnr_of_rounded(sr: Tensor, lr: Tensor, downscale: Callable[[Tensor], Tensor]) -> Tensor:
+    """The same, of an SR that is rounded already."""
+    small = downscale(sr)
     if small.shape != lr.shape:
         raise ValueError(
             f"downscale led to {tuple(small.shape)}, lr is {tuple(lr.shape)}; is `scale` right?"

@@ -49,12 +49,12 @@ def high_band(sr: Tensor, hr: Tensor, *, scale: int) -> HighBand:
     """
     same_shape(sr, hr)
     height, width = sr.shape[-2:]
-    # Coefficient k has k / 2n cycles per pixel.
-    above = (torch.arange(height, device=sr.device)[:, None] * scale > height) | (
-        torch.arange(width, device=sr.device) * scale > width
-    )
-    sr, hr = (_cosine_transform(image.double()) * above for image in (sr, hr))
-    return HighBand(*(pair.mean(dim=(1, 2, 3)) for pair in (sr * sr, hr * hr, sr * hr)))
+    images = torch.stack([sr, hr], dim=1).double()
+    images -= images.mean(dim=(3, 4), keepdim=True)  # the larger the rest, the less of it is exact
+    low = low_rows(low_rows(images, low_count(width, scale)).mT, low_count(height, scale))
+    both, below = images.flatten(2), low.flatten(2)
+    energy = (both @ both.mT - below @ below.mT) / sr[0].numel()
+    return HighBand(energy[:, 0, 0].clamp_min(0), energy[:, 1, 1].clamp_min(0), energy[:, 0, 1])
 
 
 def hf_ratio(sr: Tensor, hr: Tensor, *, scale: int) -> Tensor:
@@ -67,17 +67,24 @@ def hf_truth(sr: Tensor, hr: Tensor, *, scale: int) -> Tensor:
     return high_band(sr, hr, scale=scale).truth
 
 
-def _cosine_transform(image: Tensor) -> Tensor:
-    """Orthonormal DCT-II over the last two axes."""
-    return _cosine_rows(_cosine_rows(image).mT).mT
+def low_count(side: int, scale: int) -> int:
+    """How many of a row's ``side`` coefficients an LR image can hold: k has k / 2n cycles/pixel."""
+    return min(side, side // scale + 1)
 
 
-def _cosine_rows(image: Tensor) -> Tensor:
-    """By one complex transform of the same length (Makhoul 1980, "A fast cosine transform")."""
+def low_rows(image: Tensor, kept: int) -> Tensor:
+    """The first ``kept`` coefficients of the orthonormal DCT-II over the last axis.
+
+    By one transform of the same length (Makhoul 1980, "A fast cosine transform").
+
+    Shapes: (..., N) -> (..., kept), for kept of at most N.
+    """
     length = image.shape[-1]
     order = torch.cat([image[..., ::2], image[..., 1::2].flip(-1)], dim=-1)
-    angle = torch.arange(length, device=image.device, dtype=image.dtype) * (-math.pi / 2 / length)
-    turned = torch.fft.fft(order) * torch.polar(torch.ones_like(angle), angle)
-    coefficients: Tensor = turned.real * math.sqrt(2 / length)
-    coefficients[..., 0] *= math.sqrt(0.5)
-    return coefficients
+    angle = torch.arange(kept, device=image.device, dtype=image.dtype) * (-math.pi / 2 / length)
+    turn = torch.polar(torch.full_like(angle, math.sqrt(2 / length)), angle)
+    half = kept <= length // 2 + 1  # a real transform has no more, and takes half the time
+    turned = torch.fft.rfft(order) if half else torch.fft.fft(order)
+    low: Tensor = (turned[..., :kept] * turn).real
+    low[..., 0] *= math.sqrt(0.5)
+    return low

@@ -9,22 +9,23 @@ import torch
 from torch import Tensor
 
 from srtrain.checks import image_batch, same_shape
-from srtrain.color import luma
 from srtrain.errors import DivergedError
-from srtrain.metrics.consistency import CONSISTENCY, OF_BICUBIC, lr_psnr
-from srtrain.metrics.frequency import high_band
-from srtrain.metrics.mean_meter import bias, rtm_sums
-from srtrain.metrics.quality import WINDOW, psnr, round8, shave, ssim
+from srtrain.metrics.consistency import CONSISTENCY, OF_BICUBIC, lr_psnr_of_rounded
+from srtrain.metrics.one_pass import compare
+from srtrain.metrics.quality import WINDOW, levels, shave
 from srtrain.perception.lpips import smallest_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from srtrain.perception.dists import DISTS
     from srtrain.perception.lpips import LPIPS
 
 PROTOCOL_VERSION = 1
 SUMS = ("energy_gap", "squared_error")  # per image; ``reduce`` makes the set's ``rtm`` of them
 LEFT_OUT = "_left_out"
+FINITE = "finite"
+NOT_FINITE = "the SR image holds values that are not finite"
 
 
 def smallest_side(*, scale: int, lpips_net: str | None = None) -> int:
@@ -40,12 +41,14 @@ class ImageMetrics:
     """Measures SR as the tables of the field do: 8-bit values, ``scale`` pixels of border cut.
 
     ``psnr_y ssim_y hf_ratio hf_truth`` on Y; ``psnr_rgb ssim_rgb rtm bias`` on RGB;
-    ``lpips_<net>`` and ``lr_psnr`` on the whole RGB image. Y is BT.601's studio luma; a gray HR is
-    its own Y, as in the tables (through the luma formula its PSNR would read 1.3 dB higher).
+    ``lpips_<net>``, ``dists`` and ``lr_psnr`` on the whole RGB image. Y is BT.601's studio luma; a
+    gray HR is its own Y, as in the tables (through the luma formula its PSNR would read 1.3 dB
+    higher).
 
-    A metric that cannot be had is absent, never approximated: LPIPS without ``lpips``,
-    ``lr_psnr`` without ``downscale`` or ``lr``. Where LR is ``blind``, not made by ``downscale``,
-    that figure says nothing of consistency, and is called ``lr_psnr_bicubic``.
+    A metric that cannot be had is absent, never approximated: LPIPS without ``lpips``, DISTS
+    without ``dists``, ``lr_psnr`` without ``downscale`` or ``lr``. Where LR is ``blind``, not made
+    by ``downscale``, that figure says nothing of consistency, and is called ``lr_psnr_bicubic``.
+    ``sampled``: how the images are drawn, where a network can make many of one.
     """
 
     def __init__(
@@ -53,11 +56,15 @@ class ImageMetrics:
         *,
         scale: int,
         lpips: LPIPS | None = None,
+        dists: DISTS | None = None,
         downscale: Callable[[Tensor], Tensor] | None = None,
         blind: bool = False,
+        sampled: Mapping[str, object] | None = None,
     ) -> None:
         self.scale = scale
+        self.sampled = sampled
         self.lpips = lpips
+        self.dists = dists
         self.downscale = downscale
         self.consistency = OF_BICUBIC if blind else CONSISTENCY
 
@@ -71,37 +78,48 @@ class ImageMetrics:
         Shapes: sr, hr (B, 3, H, W), lr (B, 3, H / scale, W / scale), in [0, 1].
         Raises: ValueError if shapes do not fit; DivergedError if sr is not finite.
         """
-        same_shape(sr, hr)
-        image_batch(sr, "sr")
-        if not sr.isfinite().all():
-            raise DivergedError(
-                "the SR image holds values that are not finite",
-                fix="train with precision 32 or a smaller optimizer.lr",
-            )
-        with torch.autocast(sr.device.type, enabled=False):
-            sr, hr = round8(sr.float()), round8(hr.float())
-            values = self._measure(*(shave(image, self.scale) for image in (sr, hr)))
-            if self.lpips is not None:
-                values[self.lpips.name] = self.lpips(sr, hr).double()
-            if self.downscale is not None and lr is not None:
-                values[self.consistency] = lr_psnr(sr.float(), lr.float(), self.downscale)
+        values = self.measure(sr, hr, lr)
+        if not values.pop(FINITE).all():
+            raise DivergedError(NOT_FINITE, fix="train with precision 32 or a smaller optimizer.lr")
         return values
 
-    def _measure(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
-        sr_y, hr_y = _luma_pair(sr, hr)
-        band = high_band(sr_y, hr_y, scale=self.scale)
-        energy_gap, squared_error = rtm_sums(sr, hr)
+    @torch.no_grad()
+    def measure(self, sr: Tensor, hr: Tensor, lr: Tensor | None = None) -> dict[str, Tensor]:
+        """The same without waiting for the device: ``FINITE`` says whether sr was, 1 or 0 (B,)."""
+        same_shape(sr, hr)
+        image_batch(sr, "sr")
+        with torch.autocast(sr.device.type, enabled=False):
+            finite = sr.float().sum(dim=(1, 2, 3)).isfinite().double()
+            sr, hr = levels(sr), levels(hr)
+            values = self._in_one_pass(*(shave(image, self.scale) for image in (sr, hr)))
+            sr = sr.div_(255)
+            if self.lpips is not None or self.dists is not None:
+                values |= self._by_networks(sr, hr.div_(255))
+            if self.downscale is not None and lr is not None:
+                values[self.consistency] = lr_psnr_of_rounded(sr, lr.float(), self.downscale)
+        return {**values, FINITE: finite}
+
+    def _by_networks(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        found = {}
+        if self.lpips is not None:
+            found[self.lpips.name] = self.lpips(sr, hr).double()
+        if self.dists is not None:
+            found["dists"] = self.dists(sr, hr).double()
+        return found
+
+    def _in_one_pass(self, sr: Tensor, hr: Tensor) -> dict[str, Tensor]:
+        found = compare(sr, hr, scale=self.scale)
         return {
-            "psnr_y": psnr(sr_y, hr_y),
-            "ssim_y": ssim(sr_y, hr_y),
-            "psnr_rgb": psnr(sr, hr),
-            "ssim_rgb": ssim(sr, hr),
-            "rtm": energy_gap / squared_error,
-            "hf_ratio": band.ratio,
-            "hf_truth": band.truth,
-            "bias": bias(sr, hr),
-            "energy_gap": energy_gap,
-            "squared_error": squared_error,
+            "psnr_y": found.psnr_y,
+            "ssim_y": found.ssim_y,
+            "psnr_rgb": found.psnr_rgb,
+            "ssim_rgb": found.ssim_rgb,
+            "rtm": found.energy_gap / found.squared_error,
+            "hf_ratio": found.band.ratio,
+            "hf_truth": found.band.truth,
+            "bias": found.bias,
+            "energy_gap": found.energy_gap,
+            "squared_error": found.squared_error,
         }
 
     def reduce(self, images: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
@@ -133,8 +151,9 @@ class ImageMetrics:
 
     def to(self, device: torch.device | str) -> ImageMetrics:
         """Moves what has weights; returns itself."""
-        if self.lpips is not None:
-            self.lpips.to(device)
+        for network in (self.lpips, self.dists):
+            if network is not None:
+                network.to(device)
         return self
 
     @property
@@ -160,12 +179,15 @@ class ImageMetrics:
             "frequency": "DCT of Y above the LR Nyquist",
             "lpips": lpips,
             self.consistency: "whole RGB image" if self.downscale is not None else "absent",
+            **({} if self.dists is None else {"dists": _of_dists(self.dists)}),
+            **({} if self.sampled is None else {"sampled": dict(self.sampled)}),
         }
 
 
-def _luma_pair(sr: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-    """Y of both; in full range for those images whose HR is gray, where that is HR itself."""
-    gray = (hr == hr[:, :1]).all(dim=1).all(dim=(1, 2)).view(-1, 1, 1, 1)
-    sr_y, hr_y = luma(sr), luma(hr)
-    full_sr, full_hr = ((y * 255 - 16) / 219 for y in (sr_y, hr_y))
-    return torch.where(gray, full_sr, sr_y), torch.where(gray, full_hr, hr_y)
+def _of_dists(dists: DISTS) -> dict[str, str]:
+    return {
+        "net": "vgg",
+        "features_sha256": dists.features_sha256,
+        "heads_sha256": dists.heads_sha256,
+        "region": "whole RGB image",
+    }

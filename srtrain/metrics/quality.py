@@ -61,6 +61,11 @@ def round8(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255 + 0.5).floor().double() / 255
 
 
+def levels(image: Tensor) -> Tensor:
+    """``255 · round8(image)`` in float32, where whole gray levels are exact."""
+    return (image.float() * 255).add_(0.5).floor_().clamp_(0, 255)
+
+
 def shave(image: Tensor, border: int) -> Tensor:
     """The image without ``border`` pixels on each side.
 
@@ -69,6 +74,13 @@ def shave(image: Tensor, border: int) -> Tensor:
     if min(image.shape[-2:]) <= 2 * border:
         raise ValueError(f"a border of {border} leaves nothing of {tuple(image.shape[-2:])}")
     return image[..., border : image.shape[-2] - border, border : image.shape[-1] - border]
+
+
+def gaussian(device: torch.device | str = "cpu") -> Tensor:
+    """The window's weights along one axis, (WINDOW,) float64; they sum to 1."""
+    offset = torch.arange(WINDOW, dtype=torch.float64, device=device) - WINDOW // 2
+    weight = torch.exp(-offset.square() / (2 * SIGMA**2))
+    return weight / weight.sum()
 
 
 def _ssim_plane(sr: Tensor, hr: Tensor) -> Tensor:
@@ -88,9 +100,7 @@ def _blur(plane: Tensor) -> Tensor:
     As 11 shifted sums per direction: half the time and a third of the memory of a float64
     convolution, which the CPU unfolds first.
     """
-    offset = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    weight = torch.exp(-offset.square() / (2 * SIGMA**2))
-    taps: list[float] = (weight / weight.sum()).tolist()
+    taps: list[float] = gaussian().tolist()
     for dim in (2, 3):
         size = plane.shape[dim] - WINDOW + 1
         blurred = taps[0] * plane.narrow(dim, 0, size)

@@ -157,8 +157,12 @@ def build_network(spec: Spec, *, group: str, trust: Sequence[str] = ()) -> nn.Mo
     target, kwargs = spec["_target_"], spec["kwargs"]
     network = network_class(target, group=group, trust=trust)
     _check_arguments(network, target, kwargs, group=group)
+    if _builds_others(network):  # never as a file says it
+        kwargs = {**kwargs, "trust": tuple(trust)}
     try:
         return network(**kwargs)
+    except (StorageError, ConfigError):  # of ``no_larger_than``
+        raise
     except Exception as error:
         raise ConfigError(
             f"{target} refuses its parameters: {type(error).__name__}: {error}",
@@ -220,6 +224,12 @@ def _takes_out_channels(target: str, *, trust: Sequence[str]) -> None:
         )
 
 
+def _builds_others(network: Callable[..., nn.Module]) -> bool:
+    """Whether it is a class of ours that builds networks from specs, and asks whom to trust."""
+    ours = getattr(network, "__module__", "").startswith("srtrain.networks.")
+    return ours and "trust" in inspect.signature(network).parameters
+
+
 def _below(module_name: str, packages: Sequence[str]) -> bool:
     return any(module_name == name or module_name.startswith(f"{name}.") for name in packages)
 
@@ -234,6 +244,7 @@ def _check_arguments(
         name
         for name, parameter in parameters.items()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and not (name == "trust" and _builds_others(network))
     ]
     unknown = sorted(set(kwargs) - set(known))
     if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srtrain.networks.enlarging import enlarged
+
 # Pixel shuffles, in order, for each scale: x4 in two steps, so that x2 weights can start it.
 SHUFFLES: dict[int, tuple[int, ...]] = {1: (), 2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 
@@ -118,7 +120,7 @@ class SRResNet(nn.Module):
             wide = self.get_submodule(f"upconv{number}")(features)
             features = self.act(functional.pixel_shuffle(wide, factor))
         detail: Tensor = self.conv_last(self.act(self.conv_hr(features)))
-        return _onto(_enlarge(lr, self.scale, mode="bilinear"), detail)
+        return _onto(enlarged(lr, self.scale, mode="bilinear"), detail)
 
 
 class EDSRLite(nn.Module):
@@ -150,7 +152,7 @@ class EDSRLite(nn.Module):
         """Shapes: lr (B, 3, h, w) -> sr (B, out_channels, h * scale, w * scale)."""
         head = self.head(lr)
         detail = functional.pixel_shuffle(self.tail(head + self.body(head)), self.scale)
-        return _onto(_enlarge(lr, self.scale, mode="bicubic"), detail)
+        return _onto(enlarged(lr, self.scale), detail)
 
 
 def shuffles(scale: int) -> tuple[int, ...]:
@@ -174,20 +176,6 @@ def _body(num_features: int, num_blocks: int, *, res_scale: float = 1.0) -> nn.S
 
 def _upsample(num_features: int, factor: int) -> tuple[nn.Module, nn.Module]:
     return _conv(num_features, num_features * factor**2), nn.PixelShuffle(factor)
-
-
-def _enlarge(lr: Tensor, scale: int, *, mode: str) -> Tensor:
-    """The interpolated image, in float32 at least: it carries most of the energy.
-
-    ``antialias`` changes nothing when enlarging but the bicubic kernel, from a = -0.75 to -0.5.
-    """
-    if scale == 1:
-        return lr
-    if lr.dtype in (torch.bfloat16, torch.float16):
-        lr = lr.float()
-    return functional.interpolate(
-        lr, scale_factor=scale, mode=mode, align_corners=False, antialias=mode == "bicubic"
-    )
 
 
 def _onto(image: Tensor, channels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +13,11 @@ from srtrain import checks
 if TYPE_CHECKING:
     from srtrain.networks.heads import Head
     from srtrain.networks.spec import Spec
+
+# In evaluation these choose their layers by the first image of a batch, for one image alone.
+ONE_AT_A_TIME = {"spandrel.architectures.SeemoRe.SeemoRe"}
+# These multiply the caller's tensor in place.
+WRITE_INTO_THEIR_INPUT = {"spandrel.architectures.RCAN.RCAN"}
 
 
 class Generator(nn.Module):
@@ -44,6 +50,11 @@ class Generator(nn.Module):
         self.multiple_of = multiple_of
         self.min_size = min_size
 
+    @property
+    def architecture(self) -> str:
+        """The public name of the network's class."""
+        return self.spec["_target_"].rpartition(".")[2]
+
     def forward(self, lr: Tensor) -> Tensor:
         """Shapes: lr (B, C, h, w) -> sr (B, C', h * scale, w * scale)."""
         return self.point(self.raw(lr))
@@ -57,13 +68,15 @@ class Generator(nn.Module):
         checks.image_batch(lr, "lr")
         height, width = lr.shape[-2:]
         padded = _pad(lr, bottom=self._missing(height), right=self._missing(width))
-        sr: Tensor = self.net(padded)
+        sr = self._enlarged(padded)
         if sr.shape[-2:] != (padded.shape[-2] * self.scale, padded.shape[-1] * self.scale):
             raise ValueError(
                 f"{self.spec['_target_']} turned {tuple(padded.shape)} into {tuple(sr.shape)}, "
                 f"which is not scale = {self.scale}; give it the same scale (`${{scale}}`)"
             )
-        sr = sr[..., : height * self.scale, : width * self.scale].to(lr.dtype)
+        if padded is not lr:
+            sr = sr[..., : height * self.scale, : width * self.scale]
+        sr = sr.to(lr.dtype)
         return sr if self.head is None else self.head.maps(sr)
 
     def headless(self) -> Generator:
@@ -75,6 +88,14 @@ class Generator(nn.Module):
             multiple_of=self.multiple_of,
             min_size=self.min_size,
         )
+
+    def _enlarged(self, padded: Tensor) -> Tensor:
+        if self.spec["_target_"] in WRITE_INTO_THEIR_INPUT:
+            padded = padded.clone()
+        if self.training or self.spec["_target_"] not in ONE_AT_A_TIME:
+            sr: Tensor = self.net(padded)
+            return sr
+        return torch.cat([self.net(image) for image in padded.split(1)])
 
     def _missing(self, size: int) -> int:
         wanted = max(size, self.min_size)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from srtrain.errors import ConfigError, StorageError
 from srtrain.networks.build import build_generator
+from srtrain.networks.exported import exported_content
 from srtrain.networks.generator import Generator
 from srtrain.networks.spec import Spec
 from srtrain.networks.storage import is_own_checkpoint, load_tensors, own_content, resolve
+from srtrain.networks.untrusted import no_larger_than
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 StateDict = dict[str, Tensor]
 
@@ -35,6 +38,7 @@ _WRAPPERS = (
     "net",
 )
 _DEEPEST = 16  # a dictionary may contain itself
+_TENSORS = {"state_dict", "train_state"}  # of our own files
 # A whole training module was saved: only these keys are the generator's.
 _GENERATOR_PREFIXES = ("generator.", "net_g_ema.", "net_g.", "netG.")
 # What DataParallel, torch.compile and our own wrapper put before every name.
@@ -56,22 +60,44 @@ SPECIAL_CALLS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A generator in evaluation mode, on the CPU, and where it came from.
+
+    ``about`` is what our own files say of themselves beside tensors; empty of a community file.
+    """
+
+    generator: Generator
+    file: Path
+    about: dict[str, Any]
+
+
 def load_generator(path: Path, *, trust: Sequence[str] = ()) -> Generator:
     """The network kept in ``path``, in evaluation mode, on the CPU.
 
-    ``path`` is an own checkpoint, the pointer ``last``, a run folder, or a community file (.pth,
-    .pt, .ckpt, .safetensors) of an architecture that spandrel recognises. Nothing in a file is
-    executed; ``trust`` names packages that its network may come from, beside srtrain and spandrel.
+    ``path`` is an own checkpoint, the pointer ``last``, a run folder, a file of ``srtrain export``,
+    or a community file (.pth, .pt, .ckpt, .safetensors) of an architecture that spandrel
+    recognises. Nothing in a file is executed; ``trust`` names packages that its network may come
+    from, beside srtrain and spandrel.
 
     Raises: StorageError if the file is damaged, unsafe, or holds no network that can be rebuilt.
     """
+    return load(path, trust=trust).generator
+
+
+def load(path: Path, *, trust: Sequence[str] = ()) -> Loaded:
+    """As ``load_generator``, with what the file says of itself.
+
+    Raises: as ``load_generator``.
+    """
     file = resolve(path)
     content = load_tensors(file)
-    if is_own_checkpoint(content):
-        generator = _own(own_content(content, file), file, trust)
-    else:
-        generator = community_generator(unwrap(content, file), file)
-    return generator.eval()
+    own = own_content(content, file) if is_own_checkpoint(content) else None
+    own = own or exported_content(content, file)
+    if own is None:
+        return Loaded(community_generator(unwrap(content, file), file).eval(), file, {})
+    about = {key: value for key, value in own.items() if key not in _TENSORS}
+    return Loaded(_own(own, file, trust).eval(), file, about)
 
 
 def read_state(path: Path) -> StateDict:
@@ -115,23 +141,9 @@ def community_generator(state: StateDict, path: Path) -> Generator:
 
     Raises: StorageError if it recognises none, or one that is no RGB super-resolution network.
     """
-    # Three CPU-seconds (torchvision) that own checkpoints need not pay.
-    from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
+    from spandrel import ImageModelDescriptor
 
-    try:
-        found = ModelLoader().load_from_state_dict(dict(state))
-    except UnsupportedModelError as error:
-        raise StorageError(
-            "spandrel knows no architecture with these tensor names",
-            where=f"{path} ({', '.join(list(state)[:3])}, …)",
-            fix="train from it with init_from=FILE and the generator that it belongs to",
-        ) from error
-    except Exception as error:  # detection is by names alone: any shape may then be wrong
-        raise StorageError(
-            f"the weights do not fit the architecture they look like: {error}",
-            where=str(path),
-            fix="download it again, or from another place",
-        ) from error
+    found = _recognised(state, path)
     architecture = found.architecture.name
     usable = isinstance(found, ImageModelDescriptor) and found.purpose != "FaceSR"
     if not usable or found.architecture.id in SPECIAL_CALLS:
@@ -156,6 +168,16 @@ def community_generator(state: StateDict, path: Path) -> Generator:
     )
 
 
+def through_spandrel(path: Path) -> Generator:
+    """The network as programs that use spandrel open this file: read by spandrel alone.
+
+    Raises: StorageError if it does not know the architecture, or not as one from RGB to RGB.
+    """
+    from spandrel import ModelLoader
+
+    return community_generator(ModelLoader().load_state_dict_from_file(path), path).eval()
+
+
 def spec_of_network(net: nn.Module) -> Spec:
     """What rebuilds a network of spandrel: its public name, and arguments that are no defaults."""
     package = ".".join(type(net).__module__.split(".")[:3])
@@ -171,18 +193,42 @@ def spec_of_network(net: nn.Module) -> Spec:
     return Spec(_target_=f"{package}.{name}", kwargs=kwargs)
 
 
+def _recognised(state: StateDict, path: Path) -> Any:  # noqa: ANN401 - spandrel's descriptor
+    # Three CPU-seconds (torchvision) that own checkpoints need not pay.
+    from spandrel import ModelLoader, UnsupportedModelError
+
+    try:
+        with no_larger_than(state, path):  # sides and depths are read off shapes and names
+            return ModelLoader().load_from_state_dict(dict(state))
+    except StorageError:
+        raise
+    except UnsupportedModelError as error:
+        raise StorageError(
+            "spandrel knows no architecture with these tensor names",
+            where=f"{path} ({', '.join(list(state)[:3])}, …)",
+            fix="train from it with init_from=FILE and the generator that it belongs to",
+        ) from error
+    except Exception as error:  # detection is by names alone: any shape may then be wrong
+        raise StorageError(
+            f"the weights do not fit the architecture they look like: {error}",
+            where=str(path),
+            fix="download it again, or from another place",
+        ) from error
+
+
 def _own(content: dict[str, Any], path: Path, trust: Sequence[str]) -> Generator:
     try:
-        generator = build_generator(
-            content["generator"], scale=content["scale"], head=content.get("head"), trust=trust
-        )
+        with no_larger_than(content["state_dict"], path):
+            generator = build_generator(
+                content["generator"], scale=content["scale"], head=content.get("head"), trust=trust
+            )
         generator.net.load_state_dict(content["state_dict"])
         if generator.head is not None:
             measured = content["calibration"]
             generator.head.calibrate(offset=measured["offset"], images=measured["images"])
-    except (ConfigError, RuntimeError, KeyError, TypeError) as error:
+    except (ConfigError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
-            f"the network cannot be rebuilt: {str(error).splitlines()[0]}",
+            f"the network cannot be rebuilt: {(str(error).splitlines() or [''])[0]}",
             where=str(path),
             fix="use the srtrain and spandrel versions that wrote it",
         ) from error

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from srtrain.errors import StorageError
 from srtrain.files import read_json, sha256_of, write_atomic, write_json
+from srtrain.networks.spec import refuse_unbuildable
 from srtrain.networks.untrusted import refuse_bombs, refuse_claims
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 REQUIRED = ("format", "generator", "scale", "step", "state_dict")
 POINTER = "last"
+_FOLDER = 0x10  # of an entry's external attributes in a zip, as MS-DOS has it
 log = logging.getLogger(__name__)
 NAMED = re.compile(r"step-(\d+)\.ckpt")
 
@@ -109,7 +111,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def own_content(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """``content`` of an own checkpoint, if this srtrain reads its format and no byte has changed.
 
-    Raises: StorageError for another format number, and for a file that is not as it was written.
+    Raises: StorageError for another format number, for a file that is not as it was written, and
+        for one that names no network.
     """
     if content["format"] != FORMAT:
         raise StorageError(
@@ -123,6 +126,7 @@ def own_content(content: dict[str, Any], path: Path) -> dict[str, Any]:
             where=str(path),
             fix="copy it again, or take an earlier checkpoint",
         )
+    refuse_unbuildable(content, path)
     return dict(content)
 
 
@@ -135,7 +139,9 @@ def _as_written(path: Path) -> bool:
         return True
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            # What is marked as a folder torch reads as zeros.
+            marked = any(entry.external_attr & _FOLDER for entry in archive.infolist())
+            return not marked and archive.testzip() is None
     except (OSError, ValueError, NotImplementedError, EOFError, zlib.error, zipfile.BadZipFile):
         return False
 
@@ -154,14 +160,15 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"
         raise StorageError(what, where=str(path), fix="check its permissions") from error
-    reason = _not_weights(head)
+    reason = _not_weights(path, head)
     if reason:
         raise StorageError(reason[0], where=str(path), fix=reason[1])
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return load_file(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            for noise in ("Detected pickle protocol", "Validating sparse tensor invariants"):
+                warnings.filterwarnings("ignore", message=noise)
             refuse_bombs(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
             refuse_claims(content, path)
@@ -183,7 +190,17 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401 - whatever a torch file hol
         ) from error
 
 
-def _not_weights(head: bytes) -> tuple[str, str] | None:
+def is_safetensors(path: Path) -> bool:
+    """By its name, or, whatever it is named, by the JSON after its length."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as stream:
+        return stream.read(10)[8:] == b'{"'
+
+
+def _not_weights(path: Path, head: bytes) -> tuple[str, str] | None:
+    if path.suffix == ".onnx":
+        return "an ONNX program, not weights", "give the checkpoint that it was made from"
     if not head:
         return "empty file", "download or copy it again"
     if head.startswith(b"version https://git-lfs"):

@@ -62,6 +62,11 @@ class Asker(NamedTuple):
     key: str
     fetch: str
 
+    @property
+    def features(self) -> str:
+        """What names the file: a key's own, or the option that ``key`` is."""
+        return f"{self.key} FILE" if self.key.startswith("--") else f"{self.key}.features"
+
 
 class Slices(NamedTuple):
     """A backbone cut at its taps, the honest name of its weights, and their file's hash."""
@@ -127,7 +132,7 @@ def _read(path: Path, asker: Asker) -> dict[str, Tensor]:
         raise StorageError(
             f"no {asker.name} backbone here",
             where=str(path),
-            fix=f"srtrain fetch-weights {asker.fetch}, or set {asker.key}.features",
+            fix=f"srtrain fetch-weights {asker.fetch}, or set {asker.features}",
         ) from None
     except (OSError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError) as error:
         raise StorageError(
@@ -160,7 +165,7 @@ def _fill(
         raise StorageError(
             f"these are not the features of {asker.name} net {net!r}: {first}",
             where=str(path),
-            fix=f"the network and {asker.key}.features must belong together",
+            fix=f"the network and {asker.features} must belong together",
         ) from error
     _freeze(features)
     return features

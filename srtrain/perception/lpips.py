@@ -13,6 +13,7 @@ from srtrain.files import sha256_of
 from srtrain.perception.backbone import Asker, backbone, check_pair, load_slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _ROWS = 128  # rows of a feature map compared at a time: bounds the memory of whole photos
@@ -47,7 +48,7 @@ class LPIPS(nn.Module):
         self.name = f"lpips_{net}"
         self.min_size = backbone(net, asker).min_size
         slices, self.features_name, self.features_sha256 = load_slices(net, features, asker)
-        self.slices = nn.ModuleList(slices)
+        self.slices = nn.ModuleList(slices).to(memory_format=torch.channels_last)  # half the time
         heads = resources.files("torchmetrics.functional.image") / "lpips_models" / f"{net}.pth"
         with resources.as_file(heads) as file:
             weights = torch.load(file, map_location="cpu", weights_only=True)
@@ -67,12 +68,28 @@ class LPIPS(nn.Module):
         """Shapes: sr, hr (B, 3, H, W) in [0, 1] -> (B,) float32."""
         check_pair(sr, hr, name=self.name, min_size=self.min_size)
         with torch.autocast(sr.device.type, enabled=False):
-            sr, hr = ((2 * image.float() - 1 - self.shift) / self.spread for image in (sr, hr))
+            sr, hr = self._seen(sr), self._seen(hr)
             distance = sr.new_zeros(sr.shape[0])
             for index, layers in enumerate(self.slices):
                 sr, hr = layers(sr), layers(hr)
                 distance = distance + _distance(sr, hr, self.get_buffer(f"head{index}"))
         return distance
+
+    def features(self, image: Tensor) -> Iterator[Tensor]:
+        """``φ̂`` of each layer. Shapes: (B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
+        check_pair(image, image, name=self.name, min_size=self.min_size)
+        with torch.autocast(image.device.type, enabled=False):
+            seen = self._seen(image)
+            for layers in self.slices:
+                seen = layers(seen)
+                yield _unit(seen)
+
+    def weighed(self, layer: int, squares: Tensor) -> Tensor:
+        """``w · squares`` of one layer. Shapes: (B, C, h, w) -> (B, 1, h, w)."""
+        return F.conv2d(squares, self.get_buffer(f"head{layer}"))
+
+    def _seen(self, image: Tensor) -> Tensor:
+        return (2 * image.float() - 1 - self.shift) / self.spread
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)

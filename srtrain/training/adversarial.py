@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from srtrain.losses.precision import autocast_off
 from srtrain.networks.discriminators.spectral import advance
 from srtrain.training.examples import mixes
 from srtrain.training.honesty import honesty
@@ -82,8 +83,7 @@ class AdversarialSR(SupervisedSR):
         self.make_discriminator_optimizer = discriminator_optimizer
         self.downscale, self.told = downscale, validation.metrics.consistency
         self.seed, self.real = seed, real
-        self.warmup_share = warmup_share
-        self.discriminator_start = discriminator_start
+        self.warmup_share, self.discriminator_start = warmup_share, discriminator_start
         self.discriminator_clip_norm = discriminator_clip_norm
         self.adaptive_above = adaptive_above if adaptive else None
         self.register_buffer("accuracy", torch.tensor(0.5))
@@ -122,7 +122,7 @@ class AdversarialSR(SupervisedSR):
             if learns:
                 self.manual_backward((total + self.penalty(hr=hr, sr=sr, mix=mix)) / len(examples))
             right = self.objective.accuracy(fake=fake, real=real)
-            self.last_logits = real.detach(), fake.detach()
+            self.last_logits = self.kept(real.detach()), self.kept(fake.detach())
             figures = {"d_loss": total.detach(), **honesty(sr, example, self.downscale, self.told)}
             figures |= zip(("d_accuracy_real", "d_accuracy_fake"), right, strict=True)
             add_share(values, figures, len(examples))
@@ -139,7 +139,7 @@ class AdversarialSR(SupervisedSR):
     def penalty(self, *, hr: Tensor, sr: Tensor, mix: Tensor) -> Tensor | float:
         """What regularises the discriminator at this step of its own, in fp32."""
         judge, step = self.discriminator.net, self.discriminator_steps
-        with torch.autocast(hr.device.type, enabled=False):
+        with autocast_off(hr.device):
             penalty = self.objective.penalty(judge, hr=hr, sr=sr, step=step, mix=mix)
         return 0.0 if penalty is None else penalty
 

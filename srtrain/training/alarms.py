@@ -1,4 +1,4 @@
-"""What can go wrong between generator and discriminator: the symptom, its figures, the knob."""
+"""What can go wrong between two networks, or with samples: the symptom, its figures, the knob."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LOST = 0.52
 COLLAPSED = 30.0  # dB
 FALL = 6.0  # dB
 DRIFT = 3 / 255
+BLURRED = 0.5  # rtm: half of what the mean lacks is lacking in a sample
 
 COLOURS = "rgb"
 ACCURACIES = "d_accuracy_real", "d_accuracy_fake"
@@ -101,3 +102,17 @@ def symptoms(means: Mapping[str, float], *, best_lr_psnr: float, settled: bool) 
         knob = "raise the pixel terms' loss.weights, lower loss.weights.adversarial, or "
         knob += "discriminator.norm=spectral: instance norm is dull to colour"
         yield Alarm("colour drift", f"SR - HR is {shown} gray levels on average · {knob}")
+
+
+def fallen_back(rtm: float, *, steps: int) -> Alarm | None:
+    """The alarm of samples that lack the energy of photos; None for an ``rtm`` up to ``BLURRED``.
+
+    ``rtm`` is 1 for the mean and 0 for a sample of what it is the mean of. Too few ``steps`` are
+    the first cause: each heads for the mean of all that is left open. Too little training is the
+    second, a velocity that is smaller than it should be.
+    """
+    if rtm <= BLURRED:
+        return None
+    more = f"raise generator.steps ({steps}), then trainer.max_steps"
+    says = f"rtm of the samples is {rtm:.2f}; 0 is a photo's, 1 the mean's · {more}"
+    return Alarm("samples fall back to the mean", says)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
 from srtrain.metrics.coverage import calibrated_offset, left_out_offsets, share_within, summary
@@ -45,13 +46,23 @@ class Bands:
         self.rows = []
 
     def add(self, data: int, samples: Sequence[int], maps: Tensor, hr: Tensor) -> None:
-        """Measure one batch of one set. Shapes: maps (B, 3K, H, W), hr (B, 3, H, W)."""
+        """Measure one batch of one set; nothing is fetched from the device.
+
+        Shapes: maps (B, 3K, H, W), hr (B, 3, H, W).
+        """
         head = self.head
         scores, point = head.score(maps, hr), head.point(maps)
         lower, upper = head.nominal(maps, head.level)
         for b, sample in enumerate(samples):
             of_image = (scores[b], point[b] - lower[b], upper[b] - point[b])
             self.rows.append((data, sample, Held(*map(summary, of_image))))
+
+    def fetched(self) -> list[Row]:
+        """All rows on the CPU, by one copy."""
+        if not self.rows:
+            return []
+        held = torch.stack([torch.stack(row[2]) for row in self.rows]).cpu()
+        return [(*row[:2], Held(*own)) for row, own in zip(self.rows, held, strict=True)]
 
     def band(self, maps: Tensor) -> Band:
         """The calibrated band."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-    from srtrain.training.ranking import Kept, Ranking
+    from srtrain.training.ranking import Ranked, Ranking
     from srtrain.training.run_folder import RunFolder
     from srtrain.training.validation import Validation
 
@@ -132,18 +132,18 @@ class Checkpointing(Callback):
         self.keep_last = max(1, keep_last)
         self.on_save_error = on_save_error
         self.last_step: int | None = None
-        self.kept: list[Kept] = []  # the best, the very best first
+        self.kept: list[Ranked] = []  # the best, the very best first
         self.saved_at: int | None = None
         self.taken: tuple[Path, dict[str, Any]] | None = None
         self.writer = Writer()
-        self._ranked: list[Kept] = []  # with the one that is being written
+        self._ranked: list[Ranked] = []  # with the one that is being written
 
     @property
-    def best(self) -> Kept:
+    def best(self) -> Ranked:
         """The very best; empty before any."""
         return self.kept[0] if self.kept else {}
 
-    def restore(self, last_step: int, kept: Sequence[Kept] = ()) -> None:
+    def restore(self, last_step: int, kept: Sequence[Ranked] = ()) -> None:
         """Go on where a checkpoint was saved; what was best counts if it is still there."""
         self.last_step = self.saved_at = last_step
         there = [k for k in kept if (self.folder.checkpoints / k["file"]).is_file()]
@@ -182,7 +182,7 @@ class Checkpointing(Callback):
         with suppress(StorageError):
             self.writer.flush()
 
-    def save(self, trainer: Trainer, ranked: Sequence[Kept] | None = None) -> None:
+    def save(self, trainer: Trainer, ranked: Sequence[Ranked] | None = None) -> None:
         """Copy the state of this step and have it written; ``ranked``: the best, with this one."""
         self.flush()
         refuse_to_save(trainer.lightning_module, trainer.global_step)
@@ -233,13 +233,14 @@ class Checkpointing(Callback):
             self._ranked = self.kept
             sys.stderr.write(f"srtrain: warning: {error}\n")
 
-    def _commit(self, path: Path, content: dict[str, Any], ranked: list[Kept]) -> None:
+    def _commit(self, path: Path, content: dict[str, Any], ranked: list[Ranked]) -> None:
         """In the thread: the figures up to this step, the file, the pointer; then prune."""
         self.folder.check()
         self.folder.sync_metrics()
         try:
             write_checkpoint(path, content)
         except StorageError as error:
+            self.folder.check()  # if it was taken away meanwhile, that is what to say
             if getattr(error.__cause__, "errno", None) not in FULL or not self._make_room(path):
                 raise
             write_checkpoint(path, content)
@@ -260,7 +261,7 @@ class Checkpointing(Callback):
         return [file for file in by_step(self.folder.checkpoints) if step_of(file) <= step_of(path)]
 
 
-def _remove(superseded: Sequence[Path], best: Collection[Kept]) -> bool:
+def _remove(superseded: Sequence[Path], best: Collection[Ranked]) -> bool:
     """Whether there was anything to remove that is not among the best."""
     names = {kept["file"] for kept in best}
     removed = [path for path in superseded if path.name not in names]

@@ -54,6 +54,8 @@ def plot_curves(folder: RunFolder) -> Path | None:
     _lines(axes[-1], scores, "Y-PSNR [dB]", sorted(scores))
     path = folder.path / "curves.png"
     buffer = io.BytesIO()
+    figure.draw_without_rendering()  # lays it out; saving would do so again, twice
+    figure.set_layout_engine("none")
     figure.savefig(buffer, format="png", dpi=120)
     folder.write(path, buffer.getvalue())
     return path

@@ -47,10 +47,14 @@ class Examples(nn.Module):
         self.augment = augment
         self.accumulate = accumulate
 
-    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """``hr`` and ``lr`` as floats in [0, 1], channels last; for training and validation."""
+    def pair(self, batch: Batch, *, lr: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``hr`` and ``lr`` as floats in [0, 1], channels last; for training and validation.
+
+        ``lr``: as an earlier call made it of this batch.
+        """
         hr = to_float(batch["hr"])
-        lr = to_float(batch["lr"]) if "lr" in batch else self.degradation(hr, batch["sample"])
+        if lr is None:
+            lr = to_float(batch["lr"]) if "lr" in batch else self.degradation(hr, batch["sample"])
         layout = torch.channels_last
         return hr.contiguous(memory_format=layout), lr.contiguous(memory_format=layout)
 
@@ -60,6 +64,8 @@ class Examples(nn.Module):
         if self.augment is not None:
             hr, lr = self.augment(hr, lr, step=step, first=first)
         target = hr if self.target is None else self.target(hr)
+        if self.accumulate == 1:
+            return [Example(lr, hr, target)]
         split = (image.chunk(self.accumulate) for image in (lr, hr, target))
         return [Example(*part) for part in zip(*split, strict=True)]
 

@@ -59,7 +59,7 @@ def refuse(optimizer: Any, norm: Tensor) -> Tensor:
     weights, moments nor counters change. Others are waited for, and find no gradients. So is the
     first step: of it, SGD makes its momentum whatever ``found_inf`` says.
     """
-    found = torch.isfinite(norm).logical_not().float()
+    found = norm.mul(0.0).ne_(0.0)  # NaN and infinity times 0 are NaN
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     if fused and hasattr(optimizer, "found_inf"):
         optimizer.found_inf = found
@@ -144,7 +144,8 @@ class Guard(Callback):
         """Put the statistics back if the step was refused; see whether it is one of too many."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
         values, step = module.step_values, trainer.global_step
-        refused = torch.stack([values[name] for name in SKIPPED if name in values]).amax()
+        flags = [values[name] for name in SKIPPED if name in values]
+        refused = flags[0] if len(flags) == 1 else torch.maximum(*flags)
         if self._live:
             self._put_back(refused, values)
         if self.streak.add(step, refused, last=step == trainer.max_steps):

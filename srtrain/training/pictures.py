@@ -5,9 +5,12 @@ Of a generator that predicts a band also lower | SR | upper | width.
 
 from __future__ import annotations
 
+import copy
 import io
+import logging
 import re
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,14 +18,19 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional
 
+from srtrain.images import Sheet, write_png
 from srtrain.metrics.coverage import POINTS, summary
 from srtrain.metrics.quality import psnr
+from srtrain.process_group import world_size
 from srtrain.training.validation import all_ranks
+from srtrain.training.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
     from srtrain.networks.heads import Band
@@ -33,6 +41,9 @@ if TYPE_CHECKING:
 COLUMN = 320  # pixels: four columns fit a laptop's screen
 CAPTION = 24
 GAP = 6
+KEPT = 2**26  # bytes of panels that wait for their SR: some 25
+
+log = logging.getLogger("srtrain")
 
 
 class Pictures(Callback):
@@ -42,6 +53,10 @@ class Pictures(Callback):
     On disk one file per image is kept (``samples/<set>_<name>.png``, the newest, and
     ``…_band.png`` where there is one), so that a long run cannot fill the disk; the logger keeps
     the history.
+
+    A thread draws, encodes and logs while training goes on; the next round waits for it if need be.
+    What went wrong there is raised at the end of the next step. Of several ranks each draws its own
+    before it goes on: together they are asked for them.
     """
 
     def __init__(self, folder: RunFolder, *, max_images: int, zoom: int) -> None:
@@ -51,43 +66,74 @@ class Pictures(Callback):
         self.folder = folder
         self.max_images = max_images
         self.zoom = zoom
+        self.writer = Writer()
+        self.drawn = Drawn(KEPT)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every rank draws its own images; rank 0 writes and logs them all."""
+        """Hand this round's panels over; rank 0 writes and logs those of all ranks."""
         module: SupervisedSR = pl_module  # type: ignore[assignment]
         if trainer.global_step == 0:
             return
-        drawn = dict(all_ranks([*self._draw(module.validation.panels)]))
-        if not trainer.is_global_zero:
-            return
-        drawn = {_safe(name): drawn[name] for name in sorted(drawn)}
-        for key, image in drawn.items():
-            save_png(image, self.folder, key)
-        for logger in trainer.loggers:
-            log = getattr(logger, "log_image", None)  # Weights & Biases has it, TensorBoard not
-            if log is not None and drawn:
-                for key, image in drawn.items():
-                    log(f"samples/{key}", [image], step=trainer.global_step)
+        drawn = self._draw(module.validation.panels)  # when it is iterated over
+        if world_size() > 1:
+            drawn = iter(all_ranks([*drawn]))
+        if trainer.is_global_zero:
+            self.writer.start(partial(self._keep, drawn, trainer.loggers, trainer.global_step))
+        if trainer.state.fn != "fit" or trainer.global_step >= trainer.max_steps:
+            self.writer.flush()  # a run is not finished before its last pictures lie there
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Raise what went wrong."""
+        self.writer.check()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for those that are being drawn."""
+        self.writer.flush()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """What is being drawn is drawn; what goes wrong there does not replace what broke."""
+        try:
+            self.writer.flush()
+        except Exception as error:
+            log.warning("The last pictures are missing: %s", error)
+
+    def _keep(
+        self, drawn: Iterator[tuple[str, Image.Image]], loggers: Sequence[Logger], step: int
+    ) -> None:
+        pictures = {_safe(name): image for name, image in sorted(drawn, key=lambda item: item[0])}
+        files = {key: save_png(image, self.folder, key) for key, image in pictures.items()}
+        for logger in loggers:
+            show = getattr(logger, "log_image", None)  # Weights & Biases has it, TensorBoard not
+            if show is not None:
+                for key, file in files.items():  # encoded once: W&B copies it
+                    show(f"samples/{key}", [str(file)], step=step)
 
     def _draw(self, panels: Iterable[Panel]) -> Iterator[tuple[str, Image.Image]]:
         for panel in panels:
             key = f"{panel.data}_{panel.name}"
-            yield key, draw(panel, zoom=self.zoom)
+            yield key, draw(panel, zoom=self.zoom, kept=self.drawn)
             if panel.band is not None:
                 yield f"{key}_band", draw_band(panel, panel.band, zoom=self.zoom)
 
 
-def draw(panel: Panel, *, zoom: int) -> Image.Image:
-    """The panel of one image as an RGB picture."""
-    height, width = panel.hr.shape[-2:]
-    lr = functional.interpolate(panel.lr[None], (height, width), mode="nearest-exact")[0]
-    columns = {
-        "LR": lr,
-        f"bicubic {_decibel(panel.bicubic, panel.hr)}": panel.bicubic,
-        f"SR {_decibel(panel.sr, panel.hr)}": panel.sr,
-        "HR": panel.hr,
-    }
-    return _columns(columns, panel.hr, zoom=zoom, marked=3)
+def draw(panel: Panel, *, zoom: int, kept: Drawn | None = None) -> Image.Image:
+    """The panel of one image as an RGB picture; what ``kept`` has of it is not drawn again."""
+    known = None if kept is None else kept.get(panel)
+    columns = Columns(panel.hr, zoom=zoom, marked=3) if known is None else known.copy()
+    if known is None:
+        height, width = panel.hr.shape[-2:]
+        lr = functional.interpolate(panel.lr[None], (height, width), mode="nearest-exact")[0]
+        columns.add(0, "LR", lr)
+        columns.add(1, f"bicubic {_decibel(panel.bicubic, panel.hr)}", panel.bicubic)
+        columns.add(3, "HR", panel.hr)
+        if kept is not None:
+            kept.offer(panel, columns.copy())
+    columns.add(2, f"SR {_decibel(panel.sr, panel.hr)}", panel.sr)
+    return columns.canvas
 
 
 def draw_band(panel: Panel, band: Band, *, zoom: int) -> Image.Image:
@@ -101,7 +147,10 @@ def draw_band(panel: Panel, band: Band, *, zoom: int) -> Image.Image:
         "upper bound": upper,
         f"width, white: {255 * widest:.0f} levels": _heat(width / widest),
     }
-    return _columns(columns, panel.hr, zoom=zoom, marked=1)
+    drawn = Columns(panel.hr, zoom=zoom, marked=1)
+    for number, (caption, image) in enumerate(columns.items()):
+        drawn.add(number, caption, image)
+    return drawn.canvas
 
 
 def _heat(values: Tensor) -> Tensor:
@@ -112,37 +161,66 @@ def _heat(values: Tensor) -> Tensor:
     return torch.from_numpy(coloured).float().permute(2, 0, 1)
 
 
-def _columns(columns: Mapping[str, Tensor], hr: Tensor, *, zoom: int, marked: int) -> Image.Image:
+class Columns:
     """Captions, whole images, and the HR's busiest square, outlined in column ``marked``."""
-    height, width = hr.shape[-2:]
-    side = min(height, width, max(8, COLUMN // zoom))
-    top, left = _busiest(hr, side)
-    whole_height = max(1, round(COLUMN * height / width))
-    canvas = Image.new(
-        "RGB",
-        (4 * COLUMN + 3 * GAP, CAPTION + whole_height + GAP + COLUMN),
-        "white",
-    )
-    pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=16)
-    for index, (caption, image) in enumerate(columns.items()):
-        x = index * (COLUMN + GAP)
-        pen.text((x + 4, 2), caption, fill="black", font=font)
+
+    def __init__(self, hr: Tensor, *, zoom: int, marked: int) -> None:
+        height, width = hr.shape[-2:]
+        self.marked = marked
+        side = min(height, width, max(8, COLUMN // zoom))
+        top, left = _busiest(hr, side)
+        self.square = (left, top, left + side, top + side)
+        self.height = max(1, round(COLUMN * height / width))
+        size = (4 * COLUMN + 3 * GAP, CAPTION + self.height + GAP + COLUMN)
+        self.canvas = Image.new("RGB", size, "white")
+
+    def add(self, number: int, caption: str, image: Tensor) -> None:
+        """Draw column ``number``: ``image`` is (3, H, W), as large as the HR."""
+        x = number * (COLUMN + GAP)
+        font = ImageFont.load_default(size=16)
+        ImageDraw.Draw(self.canvas).text((x + 4, 2), caption, fill="black", font=font)
         whole = _picture(image)
-        corner = (left, top, left + side, top + side)
-        detail = whole.crop(corner).resize((COLUMN, COLUMN), Image.Resampling.NEAREST)
-        if index == marked:
-            ImageDraw.Draw(whole).rectangle(corner, outline=(255, 64, 64), width=2)
-        canvas.paste(whole.resize((COLUMN, whole_height), Image.Resampling.LANCZOS), (x, CAPTION))
-        canvas.paste(detail, (x, CAPTION + whole_height + GAP))
-    return canvas
+        detail = whole.crop(self.square).resize((COLUMN, COLUMN), Image.Resampling.NEAREST)
+        if number == self.marked:
+            ImageDraw.Draw(whole).rectangle(self.square, outline=(255, 64, 64), width=2)
+        small = whole.resize((COLUMN, self.height), Image.Resampling.LANCZOS, reducing_gap=3)
+        self.canvas.paste(small, (x, CAPTION))
+        self.canvas.paste(detail, (x, CAPTION + self.height + GAP))
+
+    def copy(self) -> Columns:
+        """The same, to be drawn on."""
+        twin = copy.copy(self)
+        twin.canvas = self.canvas.copy()
+        return twin
 
 
-def save_png(image: Image.Image, folder: RunFolder, key: str) -> None:
-    """Replace ``samples/<key>.png``."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    folder.write(folder.samples / f"{key}.png", buffer.getvalue())
+class Drawn:
+    """Panels without their SR, which no round changes, of at most ``most`` bytes together."""
+
+    def __init__(self, most: int) -> None:
+        self.room = most
+        self._columns: dict[tuple[str, str], tuple[Tensor, Columns]] = {}
+
+    def get(self, panel: Panel) -> Columns | None:
+        """What was drawn of this image, from the very same LR."""
+        lr, columns = self._columns.get((panel.data, panel.name), (None, None))
+        return columns if lr is not None and torch.equal(lr, panel.lr) else None
+
+    def offer(self, panel: Panel, columns: Columns) -> None:
+        """Keep it, if there is room and nothing of this image."""
+        key, needed = (panel.data, panel.name), 3 * columns.canvas.width * columns.canvas.height
+        if key not in self._columns and needed <= self.room:
+            self._columns[key] = panel.lr, columns
+            self.room -= needed
+
+
+def save_png(image: Image.Image, folder: RunFolder, key: str) -> Path:
+    """Replace ``samples/<key>.png``; returns its path."""
+    buffer, pixels = io.BytesIO(), np.asarray(image.convert("RGB"))
+    write_png(buffer, Sheet(pixels.shape[:2], 3, 8), [pixels], quick=True)
+    path = folder.samples / f"{key}.png"
+    folder.write(path, buffer.getvalue())
+    return path
 
 
 def _busiest(hr: Tensor, side: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import Callback
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from srtrain.training.validation import Validation
 
 
+REFRESHED = 2  # times a second; between them nothing is told to the bar
+
+
 class ProgressLine(Callback):
     """Step, loss, images per second, the last validation, elapsed and remaining time."""
 
@@ -31,6 +35,7 @@ class ProgressLine(Callback):
         self.validation = validation
         self.console = Console(stderr=True)
         self._progress: Progress | None = None
+        self._due = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar on rank 0."""
@@ -45,7 +50,7 @@ class ProgressLine(Callback):
             TextColumn("eta"),
             TimeRemainingColumn(),
             console=self.console,
-            refresh_per_second=2,
+            refresh_per_second=REFRESHED,
         )
         self._progress.add_task("", total=trainer.max_steps, figures="")
         self._progress.update(self._progress.task_ids[0], completed=trainer.global_step)
@@ -55,10 +60,8 @@ class ProgressLine(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Advance; the figures are those already fetched, nothing is read from the device."""
-        if self._progress is not None:
-            self._progress.update(
-                self._progress.task_ids[0], completed=trainer.global_step, figures=self._figures()
-            )
+        if self._progress is not None and time.monotonic() >= self._due:
+            self._advance(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what validation found."""
@@ -78,6 +81,8 @@ class ProgressLine(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
+        if self._progress is not None:
+            self._advance(trainer)
         self._close()
 
     def on_exception(
@@ -85,6 +90,13 @@ class ProgressLine(Callback):
     ) -> None:
         """Close the bar, so that the error stands on a line of its own."""
         self._close()
+
+    def _advance(self, trainer: Trainer) -> None:
+        self._due = time.monotonic() + 1 / REFRESHED
+        if self._progress is not None:
+            self._progress.update(
+                self._progress.task_ids[0], completed=trainer.global_step, figures=self._figures()
+            )
 
     def _close(self) -> None:
         if self._progress is not None:

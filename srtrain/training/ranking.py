@@ -10,7 +10,7 @@ from srtrain.networks.storage import checkpoint_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Kept = dict[str, Any]  # metric, step, value, file
+Ranked = dict[str, Any]  # metric, step, value, file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Ranking:
         return [self.monitor, *self.floor]
 
     def with_candidate(
-        self, best: Sequence[Kept], step: int, means: Mapping[str, float]
-    ) -> list[Kept]:
+        self, best: Sequence[Ranked], step: int, means: Mapping[str, float]
+    ) -> list[Ranked]:
         """The best of ``best`` and of ``step``, the best first; of equals the earlier."""
         others = [kept for kept in best if kept["step"] != step]
         value = means[self.monitor]
@@ -47,5 +47,5 @@ class Ranking:
             others.append({"metric": self.monitor, "step": step, "value": value, "file": file})
         return sorted(others, key=self._place)[: self.keep]
 
-    def _place(self, kept: Kept) -> tuple[float, int]:
+    def _place(self, kept: Ranked) -> tuple[float, int]:
         return (-kept["value"] if self.mode == "max" else kept["value"]), kept["step"]

@@ -1,48 +1,44 @@
-"""The figures of every step since the last line: one small tensor a step, on the device."""
+"""The figures of every step since the last line, on the device."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn.functional import pad
 
 from srtrain.process_group import world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from torch import Tensor
 
 NAN = float("nan")
 
 
 class Rows:
-    """Scalars are gathered step by step and fetched once; until then the device runs on.
+    """Scalars are kept step by step and fetched once, by one copy; until then the device runs on.
 
     A figure that a step does not have, because its term begins later, is NaN there.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._rows: list[Tensor] = []
+        self._rows: list[Mapping[str, Tensor]] = []
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def to(self, device: torch.device) -> None:
         """Move what a checkpoint brought to where the next steps are."""
-        self._rows = [row.to(device) for row in self._rows]
+        self._rows = [{name: value.to(device) for name, value in row.items()} for row in self._rows]
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """One more step."""
+        """One more step; nothing is computed."""
         self.names += [name for name in values if name not in self.names]
-        nowhere = [name for name in self.names if name not in values]
-        missing = torch.full_like(next(iter(values.values())), NAN) if nowhere else None
-        of = {**values, **{name: missing for name in nowhere if missing is not None}}
-        self._rows.append(torch.stack([of[name].detach().float() for name in self.names]))
+        self._rows.append(values)
 
     def take(self, mean: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
         """One array over the steps per figure, after ``mean`` over the ranks; begins anew."""
@@ -66,11 +62,14 @@ class Rows:
         self.names, rows = list(state_dict["names"]), state_dict["rows"]
         same = len(rows) == world_size()
         rank = dist.get_rank() if world_size() > 1 else 0
-        self._rows = list(rows[rank] if same else rows.mean(0))
+        own = rows[rank] if same else rows.mean(0)
+        self._rows = [dict(zip(self.names, row.unbind(), strict=True)) for row in own]
 
+    @torch.no_grad()
     def _matrix(self) -> Tensor:
         if not self._rows:
             return torch.empty(0, 0)
-        width = len(self.names)
-        whole = [pad(row, (0, width - len(row)), value=NAN) for row in self._rows]
-        return torch.stack(whole)
+        missing = torch.full_like(next(iter(self._rows[0].values())), NAN, dtype=torch.float32)
+        cells = [row.get(name, missing) for row in self._rows for name in self.names]
+        flat = torch.stack([c if c.dtype is torch.float32 else c.float() for c in cells])
+        return flat.view(len(self._rows), len(self.names))

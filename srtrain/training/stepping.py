@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     MakeScheduler = Callable[..., LRScheduler]
 
 
+CLIP_EPS = 1e-6  # as torch.nn.utils.clip_grad_norm_ has it
+
+
 def optimized(
     module: SupervisedSR, network: nn.Module, make: MakeOptimizer, schedule: MakeScheduler
 ) -> dict[str, Any]:
@@ -51,23 +54,32 @@ def step_network(
     Returns: ``grad_norm`` before clipping, and ``skipped``: 1 if the optimizer did nothing, else 0.
     """
     made: Any = module.optimizers(), module.lr_schedulers()
-    optimizers, schedulers = (it if isinstance(it, list) else [it] for it in made)
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    optimizer, scheduler = (it[number] if isinstance(it, list) else it for it in made)
+    own: Any = getattr(optimizer, "optimizer", optimizer)
+    # To walk through the network would cost as much as the step of a small one.
+    parameters = [p for group in own.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     guarded = bool(gradients) and module.guarded
     if guarded:
         spoil(gradients, loss)
     average_gradients(module.trainer.strategy, network)
-    limit = clip_norm if clip_norm is not None else float("inf")
-    norm = nn.utils.clip_grad_norm_(network.parameters(), limit)
-    # Of no gradients at all the norm is torch's constant 0, made on the CPU.
-    norm = norm.detach().to(next(network.parameters()).device, non_blocking=True)
-    optimizer = optimizers[number]
-    own: Any = getattr(optimizer, "optimizer", optimizer)
+    norm = _norm(gradients, parameters[0])
+    if clip_norm is not None and gradients:
+        torch._foreach_mul_(gradients, (clip_norm / (norm + CLIP_EPS)).clamp(max=1.0))
     skipped = refuse(own, norm) if guarded else torch.zeros_like(norm)
     (optimizer if number == 0 else own).step()
-    optimizer.zero_grad(set_to_none=True)
-    schedulers[number].step()
+    for parameter in parameters:
+        parameter.grad = None
+    scheduler.step()
     return {"grad_norm": norm, "skipped": skipped}
+
+
+def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:
+    """Euclidean, over all of them; of none it is 0, and lies where the network does."""
+    if not gradients:
+        return torch.zeros((), device=like.device)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 @contextmanager
@@ -97,5 +109,8 @@ def evaluated(network: nn.Module) -> Iterator[None]:
 
 def add_share(values: dict[str, Tensor], part: Mapping[str, Tensor], count: int) -> None:
     """Add one of ``count`` equal micro-batches to the means ``values``, in place."""
+    if count == 1:
+        values.update(part)
+        return
     for name, value in part.items():
         values[name] = values.get(name, 0.0) + value / count

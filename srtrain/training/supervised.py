@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from srtrain.losses.precision import autocast_off
 from srtrain.training.averaged import averaged_image
+from srtrain.training.details import Last
 from srtrain.training.examples import Augmentation, Example, Examples
 from srtrain.training.stepping import add_share, evaluated, optimized, step_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from srtrain.batch import Batch
     from srtrain.losses.weighted_sum import WeightedSum
@@ -21,14 +23,8 @@ if TYPE_CHECKING:
     from srtrain.training.stepping import MakeOptimizer, MakeScheduler
     from srtrain.training.validation import Validation
 
-
-class Last(NamedTuple):
-    """What the loss was given in the last micro-batch of a step."""
-
-    output: Tensor
-    target: Tensor
-    average: Tensor | None
-    step: int
+    Answer = tuple[Tensor, Tensor, Tensor | None]
+    """Output, target, and the output of the averaged weights, where a term asks for it."""
 
 
 class SupervisedSR(LightningModule):
@@ -43,6 +39,7 @@ class SupervisedSR(LightningModule):
     discriminator_steps = 0
     lr_factor = 1.0  # of every network's learning rate
     guarded = True  # False: `srtrain benchmark` measures what that costs
+    cuda_graphs = False  # True: what a network gives is overwritten by the next step
 
     def __init__(
         self,
@@ -83,27 +80,38 @@ class SupervisedSR(LightningModule):
         self.train_generator(self.parts(batch))
 
     def parts(self, batch: Batch) -> list[Example]:
-        """The micro-batches of this rank."""
+        """The micro-batches of this rank: a step begins."""
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         return self.examples.parts(batch, step=self.global_step, first=self.global_rank)
 
     def train_generator(self, examples: Sequence[Example]) -> list[Tensor]:
         """One step on all micro-batches; returns the images made before it, detached."""
-        made, values = [], dict[str, Tensor]()
-        for example in examples:
-            output, average = self.generator.raw(example.lr), self.averaged(example.lr)
-            total, raw = self.compare(output, example.target, average)
-            self.manual_backward(total / len(examples))
-            add_share(values, {"loss": total.detach(), **raw}, len(examples))
+        made, values, count = [], dict[str, Tensor](), len(examples)
+        for output, target, average in self.answers(examples):
+            total, raw = self.compare(output, target, average)
+            self.manual_backward(total / count if count > 1 else total)
+            add_share(values, {"loss": total.detach(), **raw}, count)
             made.append(self.loss.point(output.detach()))
-        self.last = Last(output.detach().float(), example.target, average, self.global_step)
+        shown = self.kept(output.detach().float())
+        self.last = Last(shown, target, average, self.global_step)
         self.step_values = values | self.step_generator(values["loss"])
         return made
+
+    def answers(self, examples: Sequence[Example]) -> Iterator[Answer]:
+        """What the network gives and what it should be, one micro-batch after the other."""
+        for example in examples:
+            yield self.generator.raw(example.lr), example.target, self.averaged(example.lr)
+
+    def kept(self, given: Tensor) -> Tensor:
+        """What a network gave, to be looked at after the step."""
+        return given.clone() if self.cuda_graphs else given
 
     def compare(
         self, output: Tensor, target: Tensor, average: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and raw terms, in fp32 whatever the generator's precision."""
-        with torch.autocast(output.device.type, enabled=False):
+        with autocast_off(output.device):
             step = self.global_step
             total, raw = self.loss(output.float(), target.float(), step=step, average=average)
         return total, raw
@@ -124,22 +132,27 @@ class SupervisedSR(LightningModule):
         """
         if self.last is None:
             raise RuntimeError("loss_details needs a training step first")
-        output, target, average, step = self.last
         with evaluated(self):
-            norms = self.loss.gradient_shares(output, target, step=step, average=average)
-            return norms, self.loss.linear_shares(output, target, step=step)
+            return self.last.details(self.loss)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of the last validation."""
         self.validation.start(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Measure one image, in fp32 as `infer` computes it; reduced over ranks at the end."""
-        hr, lr = self.examples.pair(batch)
-        with torch.autocast(self.device.type, enabled=False):
-            maps = self.generator.raw(lr).float()
+        """Measure images of one size; reduced over ranks at the end."""
+        hr, lr = self.validated(dataloader_idx, batch)
+        maps = self.validation.predict(self.generator, lr)
         sr = self.generator.point(maps)
         self.validation.add(dataloader_idx, batch, sr=sr, hr=hr, lr=lr, maps=maps)
+
+    def validated(self, data: int, batch: Batch) -> tuple[Tensor, Tensor]:
+        """``hr`` and ``lr`` of a batch of validation set ``data``; LR is kept, if there is room."""
+        shown, kept = batch["hr"], self.validation.kept
+        key = (data, shown.device, shown.shape, *batch["sample"].tolist())
+        hr, lr = self.examples.pair(batch, lr=kept.get(key))
+        kept.offer(key, lr)
+        return hr, lr
 
     def on_validation_epoch_end(self) -> None:
         """Means per set, equal on every rank."""

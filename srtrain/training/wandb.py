@@ -8,6 +8,7 @@ import logging
 import queue
 import secrets
 import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,13 +16,16 @@ import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 
 from srtrain.files import write_atomic
+from srtrain.training.wandb_pictures import undecoded
 from srtrain.training.wandb_sent import Sent
 from srtrain.training.wandb_server import Mode, base_url, brief, mode_from_environment, problem
+from srtrain.training.wandb_waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from lightning.pytorch.loggers import Logger
     from torch import Tensor
     from wandb import Run
 
@@ -31,6 +35,7 @@ PATIENCE_S = 5.0  # with W&B's own service, which may hang: stopped, or on a dea
 WAITING = 256  # rows and pictures that the service may be behind
 STEP = "generator_step"
 HISTOGRAM_BINS = 64  # W&B's own
+LAUNCH_INPUTS, APPLY_INPUTS = "wandb.sdk.launch.inputs.internal", "_detect_and_apply_job_inputs"
 
 log = logging.getLogger("srtrain")
 
@@ -49,6 +54,7 @@ class Wandb(WandbLogger):
         self.broken = False
         self._stopping = threading.Lock()
         self._sent = Sent(run_dir / "wandb" / "highest-step")
+        self._waiting = Waiting(run_dir / "wandb" / "waiting")
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(WAITING)
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
@@ -65,9 +71,25 @@ class Wandb(WandbLogger):
     def log_image(
         self, key: str, images: list[Any], step: int | None = None, **captions: Any
     ) -> None:
-        """One list of pictures under ``key``."""
-        # It ends in log_metrics, in the thread already.
-        self._later(lambda: super(Wandb, self).log_image(key, images, step, **captions))
+        """One list of pictures under ``key``; a file is shown as it is now, whenever it is read."""
+        if self.broken:
+            return
+        try:
+            kept = {image: self._waiting.keep(image) for image in images if isinstance(image, str)}
+        except OSError as error:
+            self._stop(brief(error))
+            return
+        shown = [kept[image] if isinstance(image, str) else image for image in images]
+
+        def act() -> None:  # in the thread already
+            if captions or len(kept) < len(images):
+                super(Wandb, self).log_image(key, shown, step, **captions)
+            else:
+                self.log_metrics({key: [undecoded(file) for file in kept.values()]}, step)
+            for file in kept.values():
+                self._waiting.drop(file)
+
+        self._later(act)
 
     def log_histogram(self, key: str, values: Tensor, step: int) -> None:
         """How ``values`` are spread, as one histogram under ``key``."""
@@ -78,6 +100,13 @@ class Wandb(WandbLogger):
 
     def finalize(self, status: str) -> None:
         """Nothing yet: Lightning calls this after every loop, `close` comes once."""
+
+    def wait(self) -> None:
+        """Until W&B's service has been given all that was logged so far, or logging stopped."""
+        told = threading.Event()
+        self._later(told.set)
+        while not (self.broken or told.wait(0.1)):
+            pass
 
     def close(self) -> None:
         """End the run; an upload gets FINISH_S seconds more."""
@@ -90,6 +119,7 @@ class Wandb(WandbLogger):
             if self._thread.is_alive():
                 self._stop("its service does not answer")
         self.broken = True
+        self._waiting.clear()
 
     def _log_metrics(self, metrics: Mapping[str, Any], step: int | None) -> None:
         row = dict(metrics)
@@ -199,7 +229,28 @@ def _start(options: dict[str, Any], *, mode: Literal["online", "offline"] = "off
         silent=True,
         console="off",
     )
-    return wandb.init(**options, mode=mode, settings=settings)
+    with _no_launcher():
+        return wandb.init(**options, mode=mode, settings=settings)
+
+
+@contextlib.contextmanager
+def _no_launcher() -> Iterator[None]:
+    """Within, ``wandb.init`` does not import W&B's job launcher, which takes 1.3 CPU-s.
+
+    It would ask it for inputs that this process has staged; there are none where nobody has
+    imported it before.
+    """
+    from wandb import Run
+
+    apply = getattr(Run, APPLY_INPUTS, None)
+    if apply is None or LAUNCH_INPUTS in sys.modules:
+        yield
+        return
+    setattr(Run, APPLY_INPUTS, lambda _: None)
+    try:
+        yield
+    finally:
+        setattr(Run, APPLY_INPUTS, apply)
 
 
 def _end_service() -> None:
@@ -227,6 +278,13 @@ def _end_service() -> None:
         except subprocess.TimeoutExpired:
             service.kill()
             service.wait()
+
+
+def close_runs(loggers: Iterable[Logger]) -> None:
+    """Finish the runs among ``loggers``."""
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.close()
 
 
 def _run_id(folder: Path) -> str:

@@ -111,7 +111,7 @@ class Points:
         return write(data)
 
     def _opened(self, descriptor: int, *rest: Any, **options: Any) -> Any:  # noqa: ANN401
-        if rest == ("wb",) and file_of(descriptor).is_relative_to(self._root):
+        if rest[:1] == ("wb",) and file_of(descriptor).is_relative_to(self._root):
             return _Unbuffered(descriptor, self)
         return self._fdopen(descriptor, *rest, **options)
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from srtrain.data import cache, decoding
+from srtrain.data import cache, collection, decoding
 from srtrain.data.cache import open_images
 from srtrain.data.collection import Files, Survey
 from srtrain.data.sources import Folder, Synthetic
 from srtrain.errors import DataError, StorageError
+from srtrain.images.reading import Header
 from tests.data import folder_of, noise
+from tests.image_files import encoded, levels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +88,7 @@ def test_only_what_was_bad_is_looked_at_again(
     assert "3 of 6 images cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("step", ["survey", "decode"])
+@pytest.mark.parametrize("step", ["survey", "decode_hashed"])
 def test_what_can_be_read_at_last_is_no_longer_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -151,15 +156,15 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
 def test_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "hr", 6)
     decoded: list[int] = []
-    decode = Files.decode
+    decode = Files.decode_hashed
 
-    def dies_at_the_fourth(self: Files, index: int) -> tuple[np.ndarray, ...]:
+    def dies_at_the_fourth(self: Files, index: int) -> tuple[tuple[np.ndarray, ...], str]:
         if len(decoded) == 3:
             raise KeyboardInterrupt
         decoded.append(index)
         return decode(self, index)
 
-    monkeypatch.setattr(Files, "decode", dies_at_the_fourth)
+    monkeypatch.setattr(Files, "decode_hashed", dies_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
     (partial,) = (tmp_path / "cache" / "images").glob("*.partial")
@@ -167,7 +172,7 @@ def test_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         stream.write(b"lost by the disk")  # its checksum no longer fits: decoded again
 
     monkeypatch.setattr(
-        Files, "decode", lambda self, index: decoded.append(index) or decode(self, index)
+        Files, "decode_hashed", lambda self, index: decoded.append(index) or decode(self, index)
     )
     images = open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
     assert decoded == [0, 1, 2, 0, 3, 4, 5]
@@ -177,7 +182,7 @@ def test_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_header_that_lies_is_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "hr", 1)
-    monkeypatch.setattr(Files, "shapes", lambda *_: ((41, 52),))
+    monkeypatch.setattr(collection, "header", lambda _: Header((41, 52), ()))
     with pytest.raises(DataError, match="its header says 52x41"):
         open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
 
@@ -229,11 +234,67 @@ def test_killed_process_is_an_error_not_a_hang(
 ) -> None:
     folder = folder_of(tmp_path / "hr", 32)
 
-    def crash(self: Files, index: int) -> tuple[np.ndarray, ...]:
+    def crash(self: Files, index: int) -> object:
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
-    monkeypatch.setattr(Files, "decode", crash)
+    monkeypatch.setattr(Files, "decode_hashed", crash)
     monkeypatch.setattr(decoding.parallel.__globals__["os"], "sched_getaffinity", lambda _: {0, 1})
     with pytest.raises(DataError, match="was killed"):
         open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
+
+
+def _with_header(data: bytes, at: int, value: bytes) -> bytes:
+    """A PNG whose header says ``value`` at byte ``at``, with the checksum that belongs to it."""
+    header = data[12:at] + value + data[at + len(value) : 29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def _hostile(folder: Path) -> int:
+    """Good files among truncated and bit-flipped ones, and headers that lie; returns how many."""
+    source = random.Random(3)
+    wholes = {"png": encoded("PNG"), "jpg": encoded("JPEG")}
+    files = dict[str, bytes]()
+    for suffix, whole in wholes.items():
+        for number in range(24):
+            data = bytearray(whole)
+            for _ in range(source.randint(1, 4)):
+                data[source.randrange(len(data))] = source.randrange(256)
+            cut = source.randrange(len(whole))
+            files[f"flipped{number}.{suffix}"] = bytes(data)
+            files[f"cut{number}.{suffix}"] = whole[:cut]
+    for side in (0, 1, 63, 65, 5000, 2**31, 2**32 - 1):
+        for at in (16, 20):
+            lie = _with_header(wholes["png"], at, struct.pack(">I", side))
+            files[f"side{side}_{at}.png"] = lie
+    for at in (24, 25, 26, 27, 28):  # depth, colour, compression, filter, interlace
+        for value in (0, 1, 3, 4, 7, 16, 255):
+            files[f"field{at}_{value}.png"] = _with_header(wholes["png"], at, bytes([value]))
+    for number, length in enumerate((0, 2**31 - 1, 2**32 - 1)):  # of the pixels' chunk
+        files[f"chunk{number}.png"] = (
+            wholes["png"][:33] + struct.pack(">I", length) + wholes["png"][37:]
+        )
+    files |= {f"good.{suffix}": whole for suffix, whole in wholes.items()}
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return len(files)
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_hostile_files_are_left_out_and_no_process_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, cpus: int
+) -> None:
+    count = _hostile(tmp_path / "hr")
+    monkeypatch.setattr(
+        decoding.parallel.__globals__["os"], "sched_getaffinity", lambda _: set(range(cpus))
+    )
+    images = open_images(
+        Folder(tmp_path / "hr"), cache_dir=tmp_path / "cache", on_bad="skip", progress=False
+    )
+    assert {"good.png", "good.jpg"} <= set(images.names)  # told apart by their suffix
+    left_out = count - len(images.names)
+    assert f"{left_out} of {count} images cannot be read" in caplog.text
+    assert left_out > count / 2
+    good = images.hr(images.names.index("good.png"))
+    np.testing.assert_array_equal(good, levels_of(64, 64, 3))

@@ -227,7 +227,7 @@ def test_an_image_that_cannot_be_hashed_is_no_leak(
     def closed(path: Path) -> str:
         raise PermissionError(13, f"Permission denied: {path}")
 
-    monkeypatch.setattr("srtrain.data.check.sha256_of", closed)
+    monkeypatch.setattr("srtrain.data.check.fingerprint_of", closed)
     data = data_of(tmp_path, train=Folder(train_set), val={"v": Folder(val_set)})
     data.prepare_data()
     assert cache.cached(Folder(val_set).files(val_set), cache_dir=tmp_path / "cache") is not None

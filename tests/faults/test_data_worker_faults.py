@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from srtrain.data import workers
@@ -96,7 +98,14 @@ def test_a_killed_process_is_replaced_and_no_sample_changes(
     assert [line for line in said if "a process that loads images was killed: again from" in line]
 
 
-def test_a_process_killed_from_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stock_first", [False, True])
+def test_a_process_killed_from_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock_first: bool
+) -> None:
+    if stock_first:  # which sets torch's handler of SIGCHLD, if none did before
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+        assert list(DataLoader([7], num_workers=1)) == [7]
+        assert signal.getsignal(signal.SIGCHLD).__module__ == signal_handling.__name__
     undisturbed = list(islice(_data(tmp_path, num_workers=0).train_dataloader(), 12))
     batches: Any = iter(_data(tmp_path).train_dataloader())
     seen = [next(batches) for _ in range(3)]

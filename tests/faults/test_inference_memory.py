@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from PIL import Image
 
 from srtrain.images import Picture
 from srtrain.inference import tiling
-from srtrain.inference.run import Job, run
+from srtrain.inference.jobs import Job
+from srtrain.inference.run import run
 from srtrain.inference.upscaler import Upscaler
 from tests.forks import grow_at_most
 from tests.upscaling import smooth, tiny_generator, touch
@@ -56,15 +58,15 @@ def test_memory_that_runs_out_in_the_midst_leaves_no_stale_pixels(
     generator = tiny_generator()
     upscaler = Upscaler(generator, tile=48)
     expected = Upscaler(generator, tile=24).upscale_tensor(lr := torch.rand(1, 3, 96, 96))
-    put, calls = tiling._Canvas.put, []
+    paste, calls = tiling._paste, []
 
-    def fails_once(self: tiling._Canvas, *arguments: object) -> None:
+    def fails_once(*arguments: Any) -> torch.Tensor:  # noqa: ANN401 - passed on
         calls.append(arguments)
         if len(calls) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        put(self, *arguments)  # type: ignore[arg-type]
+        return paste(*arguments)
 
-    monkeypatch.setattr(tiling._Canvas, "put", fails_once)
+    monkeypatch.setattr(tiling, "_paste", fails_once)
     assert torch.equal(upscaler.upscale_tensor(lr), expected)
 
 

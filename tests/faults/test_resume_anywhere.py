@@ -119,6 +119,11 @@ def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srtrain.cli.train.plot_curves", lambda _: None)
 
 
+@pytest.fixture(autouse=True)
+def _a_validation_of_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srtrain.data.datamodule.BATCH_PIXELS", {"cpu": 1})
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_sets(tmp_path_factory.mktemp("images"))

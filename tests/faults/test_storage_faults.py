@@ -17,7 +17,8 @@ import torch
 from srtrain.cli import build
 from srtrain.cli.main import main
 from srtrain.errors import StorageError
-from srtrain.networks.storage import newest_valid, read_checkpoint, step_of
+from srtrain.networks.storage import newest_valid, read_checkpoint, step_of, write_checkpoint
+from srtrain.training import checkpointing
 from srtrain.training.run_folder import RunFolder
 from srtrain.training.supervised import SupervisedSR
 from tests.faults.saving import Points, Saver, in_a_fork
@@ -251,22 +252,33 @@ def test_a_read_only_folder_is_refused_before_any_work(
         assert not [path for path in place.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("amid_a_save", [False, True])
 def test_a_folder_that_is_renamed_under_the_run(
     images: Path,
     straight: RunFolder,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    amid_a_save: bool,
 ) -> None:
     run_dir, moved, step = tmp_path / "run", tmp_path / "moved", SupervisedSR.step_generator
+    last = run_dir / "checkpoints" / "last"
+
+    def written(path: Path, content: dict[str, Any]) -> None:
+        if amid_a_save and content["step"] == 4:
+            run_dir.rename(moved)
+        write_checkpoint(path, content)
 
     def taken_away(module: SupervisedSR, *given: Any) -> Any:  # noqa: ANN401
-        if module.global_step == 3:
+        while module.global_step == 3 and not last.exists():
+            time.sleep(0.01)  # the thread that saves is slow
+        if module.global_step == 3 and not amid_a_save:
             run_dir.rename(moved)
         return step(module, *given)
 
     with monkeypatch.context() as patch:
         patch.setattr(SupervisedSR, "step_generator", taken_away)
+        patch.setattr(checkpointing, "write_checkpoint", written)
         # No line of figures tells it first.
         train(images, run_dir, "trainer.log_every_n_steps=6", code=4)
     line = _only_line(capsys)

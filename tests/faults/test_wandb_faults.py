@@ -169,6 +169,7 @@ def test_a_killed_and_continued_run_tells_each_step_once_under_one_id(
 ) -> None:
     """Killed after step 5, with a checkpoint of step 4: step 5 is trained again, not told again."""
     first = train(images, tmp_path / "first", "logger=wandb", "trainer.max_steps=5")
+    assert all(read_wandb(file).finished for file in files_of(first.path))  # before it is copied
     killed = cut_back(first, tmp_path / "killed", 4)
     train(images, killed.path, "logger=wandb")
     runs = [read_wandb(file) for file in files_of(killed.path)]

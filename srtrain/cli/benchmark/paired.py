@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import torch
 
     Costs = dict[str, list[float]]
 
@@ -27,6 +27,11 @@ class Spread(NamedTuple):
         """Of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
+    def text(self, form: str = "{:.3f}") -> str:
+        """``median [low, high]``; the median alone where there was one round."""
+        median, *ends = map(form.format, self)
+        return median if self.low == self.high else f"{median} [{', '.join(ends)}]"
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -39,7 +44,7 @@ class Clock:
         """What ``cost`` counts."""
         return "s" if self.device.type == "cuda" else "CPU-s"
 
-    def cost(self, work: Callable[[], None]) -> float:
+    def cost(self, work: Callable[[], object]) -> float:
         """What ``work()`` takes."""
         start = self._now()
         work()
@@ -48,25 +53,28 @@ class Clock:
     def _now(self) -> float:
         if self.device.type != "cuda":
             return time.process_time()
+        import torch
+
         torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
 
-def take_turns(arms: Mapping[str, Callable[[], None]], *, rounds: int, clock: Clock) -> Costs:
+def take_turns(arms: Mapping[str, Callable[[], object]], *, rounds: int, clock: Clock) -> Costs:
     """Each arm once in each round, forwards and backwards in turn, after one round unmeasured."""
+    return in_turn({name: lambda w=work: clock.cost(w) for name, work in arms.items()}, rounds)  # type: ignore[misc]
+
+
+def in_turn(arms: Mapping[str, Callable[[], float]], rounds: int) -> Costs:
+    """The same of arms that measure themselves: each returns what its turn cost."""
     costs: Costs = {name: [] for name in arms}
     for work in arms.values():
         work()
     for number in range(rounds):
         for name in list(arms)[:: 1 if number % 2 == 0 else -1]:
-            costs[name].append(clock.cost(arms[name]))
+            costs[name].append(arms[name]())
     return costs
 
 
-def over(costs: Costs, base: str) -> dict[str, Spread]:
-    """Each arm's cost beyond ``base``'s, as a share of it, round by round."""
-    return {
-        name: Spread.of([own / other - 1 for own, other in zip(values, costs[base], strict=True)])
-        for name, values in costs.items()
-        if name != base
-    }
+def ratio(values: Sequence[float], base: Sequence[float]) -> Spread:
+    """``values`` over ``base``, round by round: what slows a whole round moves it little."""
+    return Spread.of([own / other for own, other in zip(values, base, strict=True)])

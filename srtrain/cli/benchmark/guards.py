@@ -12,6 +12,9 @@ import torch
 from hydra.utils import instantiate
 
 from srtrain.cli import build
+from srtrain.cli.benchmark.options import add_step, sizes
+from srtrain.cli.benchmark.paired import Clock, take_turns
+from srtrain.cli.benchmark.report import Arm, Report, Table
 from srtrain.config.preflight import prepare
 from srtrain.data.leaves import dead_leaves
 from srtrain.training.guards import Guard
@@ -24,6 +27,29 @@ if TYPE_CHECKING:
     from srtrain.data.datamodule import SRData
 
 GUARDS = " + guards"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The step's sizes and the discriminator of the adversarial one."""
+    add_step(parser)
+    parser.add_argument(
+        "--discriminator", metavar="NAME", default="patchgan_lite", help="option of discriminator="
+    )
+
+
+def measure(options: argparse.Namespace) -> Report:
+    """A supervised and an adversarial step, each without and with the guards."""
+    from srtrain.inference.upscaler import pick_device
+
+    clock = Clock(pick_device(options.device))
+    costs = take_turns(guard_arms(options, clock.device), rounds=options.rounds, clock=clock)
+    arms = {name: Arm(name, [c / options.steps for c in found]) for name, found in costs.items()}
+    tables = [
+        Table("A training step", f"{clock.unit} a step", [arms[base], arms[base + GUARDS]], base)
+        for base in arms
+        if base + GUARDS in arms
+    ]
+    return Report("Guards", sizes(options), tables)
 
 
 def guard_arms(options: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:

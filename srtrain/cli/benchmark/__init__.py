@@ -1,0 +1,1 @@
+"""``srtrain benchmark``: what srtrain costs, measured beside what it could cost."""

@@ -1,0 +1,1 @@
+"""``srtrain tradeoff``: what distortion pays for perception, from one start by one command."""

@@ -1,0 +1,1 @@
+"""Figures of images made into statements: tables, comparisons with intervals, the report."""
