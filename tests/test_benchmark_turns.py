@@ -103,6 +103,7 @@ def test_what_a_busy_fork_does_is_paid_for(started: Child) -> None:
 @pytest.mark.parametrize("started", [BUSY_FORK + STEPS.format(each="pass")], indirect=True)
 def test_nothing_is_left_of_it(started: Child) -> None:
     pids = descendants(started.facts["pid"])
+    assert len(pids) == 2
     started.close()
     for pid in pids:
         state = Path(f"/proc/{pid}/stat")

@@ -92,12 +92,15 @@ class Child:
         return turn
 
     def close(self) -> None:
-        """End it and its descendants, once."""
+        """End it and its descendants, once; they have ended when this returns."""
         if self._closed:
             return
         self._closed = True
-        for pid in descendants(self._process.pid):
-            _signal(pid, signal.SIGKILL)
+        ended_by = time.monotonic() + 5
+        while (left := _running(self._process.pid)) and time.monotonic() < ended_by:
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+            time.sleep(0.002)
         self._process.wait()
         self._reader.join(timeout=5)
         for descriptor in (self._ask, self._answers, self._terminal):
@@ -177,6 +180,19 @@ def cpu_seconds(root: int) -> float:
     own = [pid for pid in descendants(root) if pid in processes]
     ticks = sum(processes[pid][2] for pid in own)
     return sum(map(_cpu_clock, own)) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _running(root: int) -> list[int]:
+    """Those of `descendants` that have not ended; who has, but was not waited for, is a zombie."""
+
+    def runs(pid: int) -> bool:
+        try:
+            stat = (PROC / str(pid) / "stat").read_text(errors="replace")
+        except OSError:  # FileNotFoundError, or ProcessLookupError amid its end
+            return False
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+    return [pid for pid in descendants(root) if runs(pid)]
 
 
 def _processes() -> dict[int, tuple[int, int, int]]:
