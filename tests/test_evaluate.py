@@ -55,7 +55,10 @@ def whole(run: Path, val: Path, out: Path) -> tuple[object, ...]:
     return (run, "--data", f"tiny={val}", "-o", out, "--unrounded")
 
 
-def assert_equal(found: Results, expected: Results, tolerance: float = 1e-6) -> None:
+def assert_equal(
+    found: Results, expected: Results, tolerance: float = 1e-6, rounded: float = 1e-6
+) -> None:
+    """Every figure to ``tolerance``; those of images rounded to 8 bit to ``rounded``, if larger."""
     assert [model.name for model in found.models] == [model.name for model in expected.models]
     for own, other in zip(found.models, expected.models, strict=True):
         assert own.sha256 == other.sha256
@@ -65,8 +68,11 @@ def assert_equal(found: Results, expected: Results, tolerance: float = 1e-6) -> 
             others = {"": other.data[data].means, **other.data[data].images}
             assert rows.keys() == others.keys()
             for name in rows:
-                expected_row = pytest.approx(others[name], abs=tolerance, nan_ok=True)
-                assert rows[name] == expected_row, name
+                for metric, value in others[name].items():
+                    allowed = tolerance if "_unrounded" in metric else max(tolerance, rounded)
+                    near = pytest.approx(value, abs=allowed, nan_ok=True)
+                    assert rows[name][metric] == near, (name, metric)
+                assert rows[name].keys() == others[name].keys()
 
 
 def lines(path: Path) -> int:
@@ -122,8 +128,9 @@ def test_figures_by_hand(plain: Path, run: Path, val: Path) -> None:
 def test_however_it_is_computed(
     run: Path, val: Path, plain: Path, tmp_path: Path, words: list[object]
 ) -> None:
+    """Sums in another order differ by 1e-7, which on some CPUs rounds a value at a tie otherwise."""
     evaluate(*whole(run, val, tmp_path), *words)
-    assert_equal(results(tmp_path), results(plain))
+    assert_equal(results(tmp_path), results(plain), rounded=1e-3)
 
 
 def test_two_ranks_share_the_images(

@@ -225,7 +225,13 @@ def test_within_any_precision_the_one_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"), [({"amx_bf16": True}, True), ({"amx_bf16": False}, False), ({}, False)]
+    ("told", "expected"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": False}, True),
+        ({"amx_bf16": False, "avx512_bf16": True}, True),  # AMD from Zen 4 on
+        ({"amx_bf16": False, "avx512_bf16": False}, False),
+        ({}, False),
+    ],
 )
 def test_what_torch_says_of_the_cpu(
     told: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch

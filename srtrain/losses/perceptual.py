@@ -86,8 +86,8 @@ class Perceptual(nn.Module):
         crop: side of the centred square of each image that is compared; None compares all of it.
             On random training patches a smaller square estimates the same mean, at less cost.
         precision: of the features; distances are float32 at least. ``bf16`` halves a small
-            network's step on a CPU with AMX, with gradients good to two digits; ``auto`` is bf16
-            on such a CPU and fp32 on all else.
+            network's step on a CPU that multiplies it (AMX, AVX512-BF16), with gradients good to
+            two digits; ``auto`` is bf16 on such a CPU and fp32 on all else.
 
     Shapes: sr, hr (B, 3, H, W) in [0, 1] -> scalar. Gradient reaches ``sr`` only.
     Raises: ConfigError for an unknown name or taps that the embedded features lack; StorageError

@@ -53,7 +53,7 @@ def narrowed(device: torch.device, precision: Precision) -> AbstractContextManag
 def narrows(device: torch.device, precision: Precision) -> bool:
     """Whether ``precision`` is bfloat16 there: ``auto`` is where that gains.
 
-    It does on CPUs that multiply matrices of it; elsewhere ``auto`` is ``fp32``, on GPUs too.
+    It does on CPUs that multiply it; elsewhere ``auto`` is ``fp32``, on GPUs too.
     """
     gains = device.type == "cpu" and multiplies_bf16()
     return precision == "bf16" or (precision == "auto" and gains)
@@ -61,6 +61,7 @@ def narrows(device: torch.device, precision: Precision) -> bool:
 
 @cache
 def multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for matrices of bfloat16 (AMX), as far as torch can say."""
+    """Whether this CPU multiplies bfloat16 (AMX, AVX512-BF16), as far as torch can say."""
     ask = getattr(torch.cpu, "get_capabilities", None)  # not in every torch
-    return bool(ask and ask().get("amx_bf16"))
+    known = ask() if ask else {}
+    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
