@@ -128,7 +128,7 @@ def test_figures_by_hand(plain: Path, run: Path, val: Path) -> None:
 def test_however_it_is_computed(
     run: Path, val: Path, plain: Path, tmp_path: Path, words: list[object]
 ) -> None:
-    """Sums in another order differ by 1e-7, which on some CPUs rounds a value at a tie otherwise."""
+    """Sums in another order differ by 1e-7, which on some CPUs rounds a tie otherwise."""
     evaluate(*whole(run, val, tmp_path), *words)
     assert_equal(results(tmp_path), results(plain), rounded=1e-3)
 
