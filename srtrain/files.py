@@ -91,7 +91,7 @@ def put_in_place(files: Sequence[tuple[Path, Path]]) -> list[OSError | None]:
     Each is on disk before it is renamed, and each folder is fsynced once.
     """
     failures: list[OSError | None] = [None] * len(files)
-    for step in (_sync_beside, _rename):
+    for step in (_begin_to_sync, _sync_beside, _rename):
         for number, (temporary, path) in enumerate(files):
             if failures[number] is None:
                 try:
@@ -101,6 +101,18 @@ def put_in_place(files: Sequence[tuple[Path, Path]]) -> list[OSError | None]:
     for folder in {path.parent for _, path in files}:
         sync_folder(folder)
     return failures
+
+
+def _begin_to_sync(temporary: Path, _path: Path) -> None:
+    """Have the disk begin with all of them: to wait for each in turn takes twice the time."""
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
+    with contextlib.suppress(OSError):  # syncing tells
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def _sync_beside(temporary: Path, _path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from srtrain.errors import SrtrainError, StorageError
 from srtrain.images import Sheet, shown, takes_strips, write_picture, write_strips
 from srtrain.inference.pipe import BrokenOffError, Pipe
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 LONG = 2**20  # pixels, of an image whose writing other files do not wait for
 _AHEAD = 64 * 2**20  # bytes of strips that wait for the encoder
 _ENCODERS = 4  # one makes some 15 megapixels a second, and of small files waits for the disk
+# Threads of a network on a CPU that keep one encoder busy at most; further ones only take turns.
+_THREADS_AN_ENCODER = 4
 BAD = (SrtrainError, OSError, ValueError, RuntimeError, MemoryError)
 
 
@@ -48,7 +52,7 @@ def run(
     Raises: StorageError when the disk is full or cannot be written, which would fail every job.
     """
     jobs = list(jobs)
-    with Decoding(jobs) as decoding, Encoding(_ENCODERS) as encoding:
+    with Decoding(jobs) as decoding, Encoding(_encoders(upscaler)) as encoding:
         work = _Work(upscaler, encoding, on_tile)
         told = 0
         for group in _groups(decoding, upscaler):
@@ -58,6 +62,12 @@ def run(
                 yield outcome
         encoding.finish()
         yield from work.outcomes(told)
+
+
+def _encoders(upscaler: Upscaler) -> int:
+    if upscaler.device.type != "cpu":
+        return _ENCODERS
+    return min(_ENCODERS, 1 + torch.get_num_threads() // _THREADS_AN_ENCODER)
 
 
 def _groups(decoding: Iterable[Decoded], upscaler: Upscaler) -> Iterator[list[Decoded]]:

@@ -90,7 +90,7 @@ def measure(options: argparse.Namespace) -> Report:
                 jobs = draw(images, Path(folder))
                 arms, note = _arms(upscaler, upscaler.engine.forward, jobs)
                 title = f"{name}, {images}"
-                tables += by_both_clocks(title, arms, note, device=device, rounds=options.rounds)
+                tables += by_both_clocks(title, arms, note, jobs, device, options.rounds)
     about = {"scale": options.scale, "device": device, "precision": options.precision}
     return Report("Inference", about, tables)
 
@@ -112,13 +112,18 @@ def _arms(upscaler: Upscaler, forward: Operation, jobs: Sequence[Job]) -> tuple[
 
 
 def by_both_clocks(
-    title: str, arms: Arms, note: str, *, device: torch.device, rounds: int
+    title: str, arms: Arms, note: str, jobs: Sequence[Job], device: torch.device, rounds: int
 ) -> list[Table]:
-    """The arms in turns, beside the first of them, of which ``note`` tells."""
+    """The arms in turns, beside the first of them, of which ``note`` tells.
+
+    Each finds no file of ``jobs``, as `srtrain infer` does: to replace one costs more.
+    """
     taken: dict[str, list[tuple[float, ...]]] = {name: [] for name in arms}
     base = next(iter(arms))
 
     def turn(name: str) -> float:
+        for file in [file for job in jobs for file in job.files]:
+            file.unlink(missing_ok=True)
         start = [now() for now in CLOCKS.values()]
         arms[name]()
         if device.type == "cuda":

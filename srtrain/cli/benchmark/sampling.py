@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace) -> Report:
                 jobs = [replace(job, samples=options.samples) for job in jobs]
                 arms, note = _arms(upscaler, jobs)
                 title = f"{network}, {options.samples} samples of each of {images}"
-                tables += by_both_clocks(title, arms, note, device=device, rounds=options.rounds)
+                tables += by_both_clocks(title, arms, note, jobs, device, options.rounds)
     about = {"scale": options.scale, "device": device, "precision": options.precision}
     return Report("Sampling", about, tables)
 
