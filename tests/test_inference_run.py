@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_an_interrupt_leaves_no_torso_and_no_thread(
 
     with pytest.raises(breaks):
         list(run(upscaler, jobs, on_tile=on_tile))
-    made = {path.name for path in (tmp_path / "out").iterdir()}
+    made = {path.name for path in (tmp_path / "out").glob("*")}
     assert made <= {jobs[0].target.name}
 
 
@@ -157,7 +158,15 @@ def test_what_nobody_foresaw_in_the_decoder_ends_the_run(
 
 def test_who_stops_listening_ends_the_run(tmp_path: Path) -> None:
     jobs = _jobs(tmp_path, *[(40, 40)] * 6)
-    outcomes = run(Upscaler(tiny_generator(), tile=16), jobs)
+    tiles = itertools.count()
+
+    def on_tile() -> None:
+        """The encoder keeps up: of the second image on, after the first is there."""
+        until = time.monotonic() + 10
+        while next(tiles) >= 9 and not jobs[0].target.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+
+    outcomes = run(Upscaler(tiny_generator(), tile=16), jobs, on_tile=on_tile)
     assert next(outcomes).failure is None
     outcomes.close()  # type: ignore[attr-defined]
     assert not list((tmp_path / "out").glob(".*"))
@@ -269,3 +278,15 @@ def test_a_pipe_holds_what_it_has_room_for_and_either_end_can_leave() -> None:
         pipe.put(4, 1)
     with pytest.raises(BrokenOffError):
         next(iter(pipe))
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "expected"),
+    [("cpu", 1, 1), ("cpu", 2, 1), ("cpu", 4, 2), ("cpu", 64, 4), ("cuda", 1, 4)],
+)
+def test_encoders_do_not_take_turns_with_few_threads(
+    device: str, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    upscaler: Any = SimpleNamespace(device=torch.device(device))
+    assert running._encoders(upscaler) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def _written(levels: np.ndarray, *heights: int, quick: bool = False) -> bytes:
     return stream.getvalue()
 
 
+def _filter_of(written: bytes) -> int:
+    """Of the first row."""
+    start = written.index(b"IDAT") + 4
+    end = start + int.from_bytes(written[start - 8 : start - 4])
+    return zlib.decompressobj().decompress(written[start:end])[0]
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("width", [1, 2, 9])
 @pytest.mark.parametrize("block", [1, 60, 2**18])
@@ -44,15 +52,29 @@ def test_pillow_reads_what_was_written(
         np.testing.assert_array_equal(np.array(image).reshape(levels.shape), levels)
 
 
-def test_every_choice_of_the_predictor() -> None:
+def test_every_choice_of_the_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
     """All triples of these levels meet as left, up and upper left; Pillow tells what is right."""
+    monkeypatch.setattr(png, "_beyond_up", png._beyond_paeth)
     few = np.array([0, 1, 2, 100, 127, 128, 129, 254, 255], np.uint8)
     left, up, corner = (axis.reshape(-1) for axis in np.meshgrid(few, few, few))
     levels = np.zeros((2, 2 * left.size, 1), np.uint8)
     levels[0, 0::2, 0], levels[0, 1::2, 0], levels[1, 0::2, 0] = corner, up, left
     levels[1, 1::2, 0] = 77
-    with Image.open(io.BytesIO(_written(levels))) as image:
+    written = _written(levels)
+    assert _filter_of(written) == 4
+    with Image.open(io.BytesIO(written)) as image:
         np.testing.assert_array_equal(np.array(image), levels[..., 0])
+
+
+@pytest.mark.parametrize(("block", "expected"), [(2**17, 2), (2**13, 4)])
+def test_a_file_of_one_block_takes_the_quick_filter(
+    block: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A larger one is looked at: these lines across are worth Paeth's."""
+    monkeypatch.setattr(png, "_BLOCK", block)
+    random = np.random.default_rng(0)
+    levels = (random.integers(0, 200, (64, 1, 1)) + random.integers(0, 16, (64, 64, 3))).astype("u1")
+    assert _filter_of(_written(levels)) == expected
 
 
 @pytest.mark.parametrize(
