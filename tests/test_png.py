@@ -73,7 +73,8 @@ def test_a_file_of_one_block_takes_the_quick_filter(
     """A larger one is looked at: these lines across are worth Paeth's."""
     monkeypatch.setattr(png, "_BLOCK", block)
     random = np.random.default_rng(0)
-    levels = (random.integers(0, 200, (64, 1, 1)) + random.integers(0, 16, (64, 64, 3))).astype("u1")
+    lines, noise = random.integers(0, 200, (64, 1, 1)), random.integers(0, 16, (64, 64, 3))
+    levels = (lines + noise).astype(np.uint8)
     assert _filter_of(_written(levels)) == expected
 
 
