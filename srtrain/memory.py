@@ -1,7 +1,8 @@
-"""How much memory of this machine a process may still take."""
+"""How much memory of this machine a process may still take, and how many of its cores."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,13 @@ V1 = (
 def free_memory() -> int:
     """Bytes that can still be had: of the machine, and below each limit of a container or a job."""
     return min([_left_to_machine(), *_left_to_groups()])
+
+
+def cpus() -> int:
+    """Cores that this process may run on: fewer than the machine's in many containers and jobs."""
+    with contextlib.suppress(AttributeError):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _left_to_machine() -> int:

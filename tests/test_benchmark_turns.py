@@ -45,6 +45,12 @@ BUSY_FORK = """
 if os.fork() == 0:
     burn(1000)
 """
+DAEMON = """
+if os.fork() == 0:
+    os.setsid()
+    held = bytearray(200 * 2**20)
+    burn(1000)
+"""
 
 
 def child(script: str, folder: Path) -> Child:
@@ -100,7 +106,12 @@ def test_what_a_busy_fork_does_is_paid_for(started: Child) -> None:
     assert cost > 0.4 * 1.1  # 0.4 are its own
 
 
-@pytest.mark.parametrize("started", [BUSY_FORK + STEPS.format(each="pass")], indirect=True)
+@pytest.mark.parametrize(
+    "started",
+    [BUSY_FORK + STEPS.format(each="pass"), DAEMON + STEPS.format(each="pass")],
+    indirect=True,
+    ids=["fork", "of its own session"],
+)
 def test_nothing_is_left_of_it(started: Child) -> None:
     pids = descendants(started.facts["pid"])
     assert len(pids) == 2

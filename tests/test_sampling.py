@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -282,6 +282,15 @@ def test_tensors(shape: tuple[int, ...], kind: torch.dtype) -> None:
 # Refused -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("value", [1.5, 2.0, "3", True])
+@pytest.mark.parametrize("name", ["samples", "seed", "steps"])
+def test_only_integers(name: str, value: object) -> None:
+    words: Any = {name: value}
+    with pytest.raises(TypeError, match=rf"^{name} must be an integer, not {value!r}$"):
+        Sampling(**words)
+    assert getattr(Sampling(**{name: np.int64(3)}), name) == 3
+
+
 @pytest.mark.parametrize(
     ("act", "said"),
     [
@@ -290,6 +299,9 @@ def test_tensors(shape: tuple[int, ...], kind: torch.dtype) -> None:
             lambda: Sampling(2, steps=0),
             r"^steps must be 1 or more · steps = 0 · 15 to 25 are usual$",
         ),
+        (lambda: Sampling(10**12), r"^samples must be at most 10000 · samples = 1000000000000 · 8"),
+        (lambda: Sampling(seed=-1), r"^seed must be 0 or more · seed = -1"),
+        (lambda: Sampling(seed=2**64), r"^seed must be at most 18446744073709551615"),
         (lambda: Upscaler(tiny_generator()).sample(smooth(4, 4)), "EDSRLite predicts one image"),
         (lambda: Upscaler(tiny_generator(), sampling=Sampling()), "nothing to sample"),
         (lambda: Upscaler(tiny_generator()).samples(image()), "experiment=pmrf or posterior"),

@@ -7,6 +7,7 @@ import pickle
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
@@ -14,8 +15,17 @@ import torch
 import xxhash
 from safetensors.torch import save_file
 
+from srtrain import files
 from srtrain.errors import StorageError
-from srtrain.files import fingerprint_of, read_json, sha256_of, write_atomic, write_json
+from srtrain.files import (
+    fingerprint_of,
+    put_in_place,
+    read_json,
+    sha256_of,
+    write_atomic,
+    write_beside,
+    write_json,
+)
 from srtrain.networks.storage import (
     by_step,
     checkpoint_name,
@@ -168,6 +178,26 @@ def test_interrupted_write_leaves_no_temporary_file(tmp_path: Path) -> None:
 def test_a_fingerprint_is_xxh3(content: bytes, digits: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     assert fingerprint_of(tmp_path / "file") == digits
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["Linux", "macOS"])
+def test_the_disk_begins_with_a_file_that_others_are_waited_for_with(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[bytes, int]] = []
+
+    def begin(descriptor: int, _offset: object, _bytes: object, flags: int) -> int:
+        begun.append((Path(f"/proc/self/fd/{descriptor}").read_bytes(), flags))
+        return -1  # it fails: so what
+
+    libc = SimpleNamespace(sync_file_range=begin) if known else SimpleNamespace()
+    monkeypatch.setattr(files, "_libc", lambda: libc)
+    beside = write_beside(tmp_path / "a", b"content")
+    assert begun == ([(b"content", 2)] if known else [])
+    write_atomic(tmp_path / "b", b"waited for at once")
+    assert len(begun) <= 1
+    assert put_in_place([(beside, tmp_path / "a")]) == [None]
+    assert (tmp_path / "a").read_bytes() == b"content"
 
 
 def test_permissions_follow_the_umask(tmp_path: Path) -> None:

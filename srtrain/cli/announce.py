@@ -91,6 +91,7 @@ def report(
     console.print(table.loss_table(weights, latest, gradient, _feature_notes(module)))
     checkpoint = folder.path / (summary["checkpoint"] or "checkpoints")
     # The interpreter that trained: `srtrain` is on the path only where .venv is active.
+    sampled = "--samples 8 " if isinstance(module, FlowSR) else ""
     use = [str(short(Path(sys.executable))), "-m", "srtrain", "infer", str(short(checkpoint))]
     rows = [
         *([("report", short(page))] if page is not None else []),
@@ -99,7 +100,7 @@ def report(
         ("figures", short(folder.metrics)),
         ("table", short(folder.summary)),
         ("checkpoint", short(checkpoint)),
-        ("use it", f"{shlex.join(use)} PHOTO… -o OUT"),
+        ("use it", f"{shlex.join(use)} PHOTO… {sampled}-o OUT"),
     ]
     table.places(console, rows)
 
@@ -111,7 +112,7 @@ def said_of_samples(summary: Mapping[str, Any]) -> str:
         return ""
     return (
         f"SR is sample 0 of seed 0, by {counted(drawn['steps'], 'step')}: one plausible image of "
-        "many; an exact sampler's PSNR lies 3.01 dB below the mean's"
+        "many; PSNR of an exact sample of the posterior lies 3.01 dB below the mean's"
     )
 
 

@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(format="srtrain: %(message)s", level=logging.WARNING)
     keep_freed_memory()
     existing: Existing = arguments.existing
+    asked(arguments)  # refused before anything is planned for it
     samples = arguments.samples or 0
     if arguments.spread_values and samples < 2:
         raise ConfigError(
@@ -104,7 +105,9 @@ def _produce(upscaler: Upscaler, jobs: list[Job]) -> int:
 
     columns = (BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
     failed = 0
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+    console = Console(file=sys.stderr)
+    shows = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shows) as progress:
         bar = progress.add_task("", total=len(jobs))
         tiles = 0
 

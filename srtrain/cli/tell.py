@@ -55,6 +55,13 @@ def others() -> Peers | None:
     return found
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of the machine or of a GPU; torch's classes are known by name, this imports none of it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
 def expected(error: BaseException) -> SrtrainError | None:
     """The failure that a user can mend behind ``error``; None for a bug.
 
@@ -65,6 +72,12 @@ def expected(error: BaseException) -> SrtrainError | None:
     while cause is not None:
         if isinstance(cause, SrtrainError):
             return cause
+        if _is_out_of_memory(cause):
+            return ConfigError(
+                "out of memory",
+                where=str(cause).partition("\n")[0].partition(". Tried")[0],
+                fix="smaller batches or patches; trainer.accumulate=2 halves what a batch takes",
+            )
         cause = cause.__cause__
     if "hydra" not in sys.modules:
         return None

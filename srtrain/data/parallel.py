@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from srtrain.errors import DataError
+from srtrain.memory import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ def parallel(
 
     Raises: what ``work`` raises; DataError if a process is killed.
     """
-    processes = min(_available_cpus(), len(indices) // per_process)
+    processes = min(cpus(), len(indices) // per_process)
     results = _pooled(work, indices, processes) if processes > 1 else _serial(work, indices)
     with _bar(shown=progress) as bar:
         task = bar.add_task(title, total=len(indices))
@@ -102,12 +102,6 @@ def _work_on(chunk: Iterable[int]) -> list[tuple[int, Any]]:
 def _fork_where_possible() -> multiprocessing.context.BaseContext:
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("fork" if "fork" in methods else None)
-
-
-def _available_cpus() -> int:
-    with contextlib.suppress(AttributeError):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _bar(*, shown: bool) -> Progress:

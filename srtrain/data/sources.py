@@ -177,7 +177,7 @@ def images_in(folder: Path) -> list[Path]:
         raise DataError("no such folder", where=str(folder), fix="check the path")
     found = list_images(folder)
     if not found:
-        raise DataError("the folder holds no images", where=str(folder), fix="check the path")
+        raise DataError("folder without images", where=str(folder), fix="check the path")
     return found
 
 

@@ -13,6 +13,7 @@ from srtrain.errors import SrtrainError, StorageError
 from srtrain.images import Sheet, shown, takes_strips, write_picture, write_strips
 from srtrain.inference.pipe import BrokenOffError, Pipe
 from srtrain.inference.threads import Decoding, Encoding
+from srtrain.memory import cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     from srtrain.inference.threads import Decoded
     from srtrain.inference.upscaler import Upscaler
 
-LONG = 2**20  # pixels, of an image whose writing other files do not wait for
 _AHEAD = 64 * 2**20  # bytes of strips that wait for the encoder
-_ENCODERS = 4  # one makes some 15 megapixels a second, and of small files waits for the disk
-# Threads of a network on a CPU that keep one encoder busy at most; further ones only take turns.
+_ENCODERS = 4  # one makes some 15 megapixels of PNG a second
+# Threads of a network on a CPU that give one encoder enough to do.
 _THREADS_AN_ENCODER = 4
 BAD = (SrtrainError, OSError, ValueError, RuntimeError, MemoryError)
 
@@ -65,9 +65,11 @@ def run(
 
 
 def _encoders(upscaler: Upscaler) -> int:
+    """Beside a network on few cores one: more would only take turns with it."""
     if upscaler.device.type != "cpu":
         return _ENCODERS
-    return min(_ENCODERS, 1 + torch.get_num_threads() // _THREADS_AN_ENCODER)
+    threads = torch.get_num_threads()
+    return min(_ENCODERS, max(1 + threads // _THREADS_AN_ENCODER, cpus() - threads))
 
 
 def _groups(decoding: Iterable[Decoded], upscaler: Upscaler) -> Iterator[list[Decoded]]:
@@ -150,8 +152,7 @@ class _Work:
         height, width = (side * self.upscaler.scale for side in picture.size)
         sheet = Sheet((height, width), picture.pixels.shape[2], picture.bits, picture.icc)
         pipe: Pipe[Pixels] = Pipe(_AHEAD)
-        write = partial(_write, item.job.target, sheet, pipe)
-        self.encoding.submit(item.number, write, 0, waits=height * width > LONG)
+        self.encoding.submit(item.number, partial(_write, item.job.target, sheet, pipe), 0)
         try:
             for strip in self.upscaler.strips(picture, on_tile=self.on_tile):
                 pipe.put(strip, strip.nbytes)
@@ -185,7 +186,10 @@ def outcome_of(item: Decoded, error: BaseException | None) -> Outcome:
             raise StorageError(
                 f"cannot write: {error.strerror}", where=shown(job.target), fix="another -o"
             ) from error
-        return Outcome(job, failure=f"{error.strerror or error} · {shown(job.source)}")
+        reason = error.strerror or error
+        if item.picture is not None:
+            return Outcome(job, failure=f"cannot write: {reason} · {shown(job.target)}")
+        return Outcome(job, failure=f"{reason} · {shown(job.source)}")
     if isinstance(error, BAD):
         reason = str(error).split("\n", 1)[0] or type(error).__name__
         return Outcome(job, failure=f"{reason} · {shown(job.source)}")

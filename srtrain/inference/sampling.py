@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 from srtrain.errors import ConfigError
+
+MOST = 10_000
+"""Samples of an image, or steps of a sample: beyond it is a slip of the keyboard."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Sampling:
     which the velocity is asked (``heun``: twice in each step); ``project``: hold every sample to
     the LR image.
 
-    Raises: ConfigError for less than one sample or step.
+    Raises: ConfigError for samples and steps outside 1 … ``MOST``, and seeds outside 64 bits;
+        TypeError for what is no integer.
     """
 
     samples: int = 1
@@ -28,12 +33,18 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises: ConfigError as above."""
         usual = {
-            "samples": (self.samples, "8 are usual"),
-            "steps": (self.steps, "15 to 25 are usual"),
+            "samples": (self.samples, 1, MOST, "8 are usual"),
+            "seed": (self.seed, 0, 2**64 - 1, "0 is usual"),
+            "steps": (self.steps, 1, MOST, "15 to 25 are usual"),
         }
-        for name, (value, fix) in usual.items():
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be 1 or more", where=f"{name} = {value}", fix=fix)
+        for name, (value, least, most, fix) in usual.items():
+            if value is None:
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an integer, not {value!r}")
+            if not least <= value <= most:
+                bound = f"{least} or more" if value < least else f"at most {most}"
+                raise ConfigError(f"{name} must be {bound}", where=f"{name} = {value}", fix=fix)
 
     @property
     def how(self) -> dict[str, Any]:

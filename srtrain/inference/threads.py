@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -88,23 +86,25 @@ class Decoding:
 class Encoding:
     """Threads that write what they are given; ``done``: (number, None or what went wrong).
 
-    A file appears, whole, once it is on disk. Small ones wait for that together, until there is
-    nothing else to write: at most the work of ``TOGETHER_S`` is lost when the process is killed.
+    A file appears, whole, once it is on disk. For that small ones wait together, by a thread of
+    its own: until nothing else is to be written, or for ``TOGETHER_S``, which is at most what is
+    lost when the process is killed.
     """
 
     def __init__(self, threads: int) -> None:
         self.done: SimpleQueue[tuple[int, BaseException | None]] = SimpleQueue()
-        self._tasks: Pipe[tuple[int, Write, bool]] = Pipe(_BYTES_BEHIND)
-        self._threads = [
+        self._tasks: Pipe[tuple[int, Write]] = Pipe(_BYTES_BEHIND)
+        self._writers = [
             threading.Thread(target=self._write_all, name=f"encoder-{number}")
             for number in range(threads)
         ]
-        self._lock = threading.Lock()
+        self._placer = threading.Thread(target=self._place_all, name="placer")
+        self._changed = threading.Condition()
         self._beside: dict[int, tuple[Path, Path]] = {}
-        self._due = -math.inf
+        self._ended = False
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
+        for thread in (*self._writers, self._placer):
             thread.start()
         return self
 
@@ -114,32 +114,31 @@ class Encoding:
             self._tasks.break_off()
         self.finish()
 
-    def submit(self, number: int, write: Write, weight: int, *, waits: bool = False) -> None:
-        """Have ``write(put)`` called; waits while 64 MB (by ``weight``) wait before it.
-
-        ``waits``: it lasts as long as what it writes is computed; no file is to wait for that.
-        """
-        self._tasks.put((number, write, waits), weight)
+    def submit(self, number: int, write: Write, weight: int) -> None:
+        """Have ``write(put)`` called; waits while 64 MB (by ``weight``) wait before it."""
+        self._tasks.put((number, write), weight)
 
     def finish(self) -> None:
         """Nothing more will come: returns when all is ``done``."""
         self._tasks.end()
-        for thread in self._threads:
+        for thread in self._writers:
             thread.join()
-        self._put_in_place()
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._placer.join()
 
     def _write_all(self) -> None:
         with suppress(BrokenOffError):
-            for number, write, waits in self._tasks:
-                if waits:
-                    self._put_in_place()
+            for number, write in self._tasks:
                 self._write(number, write)
 
     def _write(self, number: int, write: Write) -> None:
         def put(path: Path, content: Content) -> None:
             beside = write_beside(path, content)
-            with self._lock:
+            with self._changed:
                 self._beside[number] = beside, path
+                self._changed.notify()
 
         try:
             write(put)
@@ -147,18 +146,21 @@ class Encoding:
             pass
         except BaseException as error:
             self.done.put((number, error))
-        if self._tasks.is_empty() or time.monotonic() >= self._due:
-            self._put_in_place()
 
-    def _put_in_place(self) -> None:
-        with self._lock:
-            beside, self._beside = self._beside, {}
-            self._due = math.inf
+    def _place_all(self) -> None:
+        ended = False
+        while not ended:
+            with self._changed:
+                self._changed.wait_for(lambda: self._beside or self._ended)
+                self._changed.wait_for(lambda: self._tasks.is_empty() or self._ended, TOGETHER_S)
+                (beside, self._beside), ended = (self._beside, {}), self._ended
+            self._put_in_place(beside)
+
+    def _put_in_place(self, beside: dict[int, tuple[Path, Path]]) -> None:
         failures: list[BaseException | None]
         try:
             failures = [*put_in_place([*beside.values()])]
         except BaseException as error:  # for who waits for them: a thread has nobody else
             failures = [error] * len(beside)
-        self._due = time.monotonic() + TOGETHER_S
         for number, failure in zip(beside, failures, strict=True):
             self.done.put((number, failure))

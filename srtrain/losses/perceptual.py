@@ -85,9 +85,9 @@ class Perceptual(nn.Module):
         before_relu, criterion, calibrated: None keeps the tap set's own convention.
         crop: side of the centred square of each image that is compared; None compares all of it.
             On random training patches a smaller square estimates the same mean, at less cost.
-        precision: of the features; distances are float32 at least. ``bf16`` halves a small
-            network's step on a CPU that multiplies it (AMX, AVX512-BF16), with gradients good to
-            two digits; ``auto`` is bf16 on such a CPU and fp32 on all else.
+        precision: of the features; distances are float32 at least. ``bf16`` takes .4
+            (AMX) to .7 (AVX512-BF16) of a small network's step on a CPU that multiplies it, with
+            gradients good to two digits; ``auto`` is bf16 on such a CPU and fp32 on all else.
 
     Shapes: sr, hr (B, 3, H, W) in [0, 1] -> scalar. Gradient reaches ``sr`` only.
     Raises: ConfigError for an unknown name or taps that the embedded features lack; StorageError

@@ -63,5 +63,5 @@ def narrows(device: torch.device, precision: Precision) -> bool:
 def multiplies_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 (AMX, AVX512-BF16), as far as torch can say."""
     ask = getattr(torch.cpu, "get_capabilities", None)  # not in every torch
-    known = ask() if ask else {}
+    known = ask() if ask and torch.backends.mkldnn.is_available() else {}
     return any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))

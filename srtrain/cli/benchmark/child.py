@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PROC = Path("/proc")
+PATIENCE_S = 5.0  # with processes that were killed
 TOLD = 4000  # characters of a process's output that are kept
 
 
@@ -92,12 +93,18 @@ class Child:
         return turn
 
     def close(self) -> None:
-        """End it and its descendants, once; they have ended when this returns."""
+        """End it and its descendants, once: when this returns, they have ended."""
         if self._closed:
             return
         self._closed = True
-        ended_by = time.monotonic() + 5
-        while (left := _running(self._process.pid)) and time.monotonic() < ended_by:
+        known: dict[int, float] = {}
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            alive = {pid: began for pid in self._own() if (began := _began(pid)) is not None}
+            known = {**alive, **known}  # who has lost its parent is no descendant any more
+            left = [pid for pid, began in known.items() if _began(pid) == began]
+            if not left:
+                break
             for pid in left:
                 _signal(pid, signal.SIGKILL)
             time.sleep(0.002)
@@ -105,6 +112,11 @@ class Child:
         self._reader.join(timeout=5)
         for descriptor in (self._ask, self._answers, self._terminal):
             os.close(descriptor)
+
+    def _own(self) -> list[int]:
+        """Its `descendants`; of one that was waited for, the number may be another's by now."""
+        root = self._process.pid
+        return [p for p in descendants(root) if p != root or self._process.returncode is None]
 
     def _ask_for(self, steps: int) -> None:
         for pid in descendants(self._process.pid):
@@ -182,17 +194,14 @@ def cpu_seconds(root: int) -> float:
     return sum(map(_cpu_clock, own)) + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _running(root: int) -> list[int]:
-    """Those of `descendants` that have not ended; who has, but was not waited for, is a zombie."""
-
-    def runs(pid: int) -> bool:
-        try:
-            stat = (PROC / str(pid) / "stat").read_text(errors="replace")
-        except OSError:  # FileNotFoundError, or ProcessLookupError amid its end
-            return False
-        return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-    return [pid for pid in descendants(root) if runs(pid)]
+def _began(pid: int) -> float | None:
+    """When a process began, in clock ticks: no other of its number did. None if it has ended."""
+    try:
+        stat = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:  # FileNotFoundError, or ProcessLookupError amid its end
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else float(fields[19])
 
 
 def _processes() -> dict[int, tuple[int, int, int]]:

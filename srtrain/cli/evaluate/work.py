@@ -14,6 +14,7 @@ from srtrain.checks import counted
 from srtrain.cli.evaluate.measuring import APPROXIMATE
 from srtrain.errors import DataError, SrtrainError
 from srtrain.images import read_rgb8, shown, to_uint8
+from srtrain.inference.levels import writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -216,4 +217,4 @@ def _batches(tasks: Iterable[Task], pixels: int) -> Iterator[list[Task]]:
 
 
 def _tensor(levels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(levels)).permute(2, 0, 1)
+    return torch.from_numpy(writable(levels)).permute(2, 0, 1)
