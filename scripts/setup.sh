@@ -56,6 +56,10 @@ if $usable && [ "$(sed -n 1p "$stamp" 2>/dev/null)" = "$wanted" ]; then
 fi
 
 if ! $usable; then
+    # To make it anew would empty what the link points to: another checkout's, or a shared one.
+    [ ! -L .venv ] || [ ! -e .venv/pyvenv.cfg ] ||
+        fail "$root/.venv is a link to an environment that was not made here · rm .venv (the link" \
+            "alone), and this makes one"
     python=$(find_python)
     needed=${SRTRAIN_DISK_GB:-8} # measured: 6.4 GB installed, the rest for pip's unpacking
     free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1048576) }')

@@ -98,6 +98,21 @@ def test_makes_it_anew_when_the_checkout_moved(machine: Machine) -> None:
     assert machine.calls()[2:] == ["python -m venv --clear .venv", INSTALL]
 
 
+def test_does_not_empty_what_a_link_points_to(machine: Machine) -> None:
+    machine.add_python(machine.bin / "python3")
+    machine.setup()
+    (machine.root / ".venv" / "pyvenv.cfg").touch()
+    other = Machine(machine.home / "other")
+    (other.root / ".venv").symlink_to(machine.root / ".venv")
+    other.add_python(other.bin / "python3")
+    before = sorted((machine.root / ".venv").rglob("*"))
+    done = other.setup()
+    assert done.returncode == 1
+    assert "is a link to an environment that was not made here · rm .venv" in done.stderr
+    assert other.calls() == []
+    assert sorted((machine.root / ".venv").rglob("*")) == before
+
+
 def test_a_failed_install_is_tried_again(machine: Machine) -> None:
     machine.add_python(machine.bin / "python3")
     done = machine.setup(PIP_FAILS="1")
