@@ -225,6 +225,31 @@ def test_files_appear_when_nothing_else_is_to_be_written(
     assert seen == [True] * 8
 
 
+def test_a_file_does_not_wait_for_one_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though that lay in the queue when the first was written."""
+    monkeypatch.setattr(threads, "TOGETHER_S", 1e9)
+    queued, seen = threading.Event(), threading.Event()
+
+    def quick(put: Put) -> None:
+        queued.wait(10)
+        put(tmp_path / "quick", b"x")
+
+    def slow(put: Put) -> None:
+        seen.wait(10)
+        put(tmp_path / "slow", b"x")
+
+    with threads.Encoding(1) as encoding:
+        encoding.submit(0, quick, 0)
+        encoding.submit(1, slow, 0)
+        queued.set()
+        appears = _appears(tmp_path / "quick")
+        seen.set()
+    assert appears
+    assert (tmp_path / "slow").exists()
+
+
 def _appears(path: Path) -> bool:
     for _ in range(500):
         if path.exists():

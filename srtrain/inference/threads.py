@@ -131,6 +131,9 @@ class Encoding:
     def _write_all(self) -> None:
         with suppress(BrokenOffError):
             for number, write in self._tasks:
+                if self._tasks.is_empty():  # what was written before this waits for nothing else
+                    with self._changed:
+                        self._changed.notify()
                 self._write(number, write)
 
     def _write(self, number: int, write: Write) -> None:
