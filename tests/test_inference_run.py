@@ -230,7 +230,13 @@ def test_a_file_does_not_wait_for_one_that_takes_long(
 ) -> None:
     """Though that lay in the queue when the first was written."""
     monkeypatch.setattr(threads, "TOGETHER_S", 1e9)
-    queued, seen = threading.Event(), threading.Event()
+    queued, seen, write = threading.Event(), threading.Event(), threads.Encoding._write
+
+    def lingers(self: threads.Encoding, number: int, task: threads.Write) -> None:
+        write(self, number, task)
+        time.sleep(0.1)  # until the placer has seen that something lies in the queue
+
+    monkeypatch.setattr(threads.Encoding, "_write", lingers)
 
     def quick(put: Put) -> None:
         queued.wait(10)
