@@ -11,6 +11,7 @@ from torch import nn
 from srtrain.cli import announce
 from srtrain.losses import precision
 from srtrain.losses.perceptual import Perceptual
+from srtrain.training.loop import TrainerOptions
 
 if TYPE_CHECKING:
     from srtrain.losses.precision import Precision
@@ -34,6 +35,23 @@ def test_a_term_in_bf16_is_told(
     module: Any = SimpleNamespace(loss=SimpleNamespace(terms=terms))
     options: Any = SimpleNamespace(uses_gpu=uses_gpu)
     assert list(announce._narrow(module, options)) == said
+
+
+@pytest.mark.parametrize(
+    ("asked", "amx", "said"),
+    [
+        ("auto", True, "1 × CPU, 32-true; trainer.precision=bf16 is faster on this CPU"),
+        ("auto", False, "1 × CPU, 32-true"),
+        ("fp32", True, "1 × CPU, 32-true"),
+        ("bf16", True, "1 × CPU, bf16-mixed"),
+    ],
+)
+def test_a_cpu_that_gains_by_bf16_is_told(
+    asked: Precision, amx: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: amx)
+    options = TrainerOptions(max_steps=1, accelerator="cpu", precision=asked)
+    assert announce.devices(options) == said
 
 
 @pytest.mark.parametrize(

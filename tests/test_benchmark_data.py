@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from srtrain.cli.benchmark import data
-from srtrain.cli.benchmark.workload import draw_pictures
 from srtrain.data.ahead import AHEAD, Ahead
 from srtrain.data.workers import _Batches
+from srtrain.errors import ConfigError
 from tests.test_benchmark import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import pytest
 
 
 def test_a_turn_pays_for_what_it_takes() -> None:
@@ -35,12 +35,8 @@ def test_a_turn_pays_for_what_it_takes() -> None:
     batches.close()
 
 
-def test_every_arm_of_the_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "SIDE", 64)
-    draw = draw_pictures
-    monkeypatch.setattr(
-        data, "draw_pictures", lambda folder, **sizes: draw(folder, side=64, **sizes)
-    )
+@pytest.mark.parametrize("kind", ["", "--jpeg"])
+def test_every_arm_of_the_data_is_measured(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read, kinds = data._read, []
 
     def filled(batches: Iterator[object], count: int) -> None:
@@ -51,13 +47,13 @@ def test_every_arm_of_the_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
             assert iterator._data_queue.qsize() == iterator._tasks_outstanding > 0
 
     monkeypatch.setattr(data, "_read", filled)
-    words = "--rounds 2 --images 45 --batches 3 --waits 2 --batch 4 --patch 16 --device cpu"
-    report = data.measure(options_of(data, words))
+    words = "--side 64 --images 45 --patch 16 --batch 4 --batches 3 --waits 2 --rounds 2"
+    report = data.measure(options_of(data, f"{kind} {words} --device cpu"))
     assert sorted(kinds) == [1] * 3 + [2] * 3  # a round beforehand
     units = [(table.unit, len(table.arms)) for table in report.tables]
     assert units == [
-        ("images a CPU-second", 2),
-        ("images a second", 2),
+        ("images a CPU-second", 3),
+        ("images a second", 3),
         ("CPU-ms", 1),
         ("samples a CPU-second", 6),
         ("ms", 6),
@@ -66,3 +62,8 @@ def test_every_arm_of_the_data_is_measured(monkeypatch: pytest.MonkeyPatch) -> N
         for arm in table.arms:
             assert len(arm.rounds) == 2
             assert all(figure > 0 for figure in arm.rounds)
+
+
+def test_a_patch_that_is_no_part_of_an_image_is_refused() -> None:
+    with pytest.raises(ConfigError, match="patches of 192² from images of 64²"):
+        data.measure(options_of(data, "--side 64"))

@@ -89,7 +89,11 @@ class TrainerOptions:
 
     @property
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
-        """bf16 where asked for, or where the hardware gains; most CPUs lose by it."""
+        """bf16 where asked for, and on GPUs that have it.
+
+        Not on CPUs, though those that multiply it gain: there ranks and micro-batches change
+        nothing but the last digits, and that is where it is looked at.
+        """
         gains = self.uses_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = self.precision == "bf16" or (self.precision == "auto" and gains)
         return "bf16-mixed" if wanted else "32-true"

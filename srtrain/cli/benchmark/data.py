@@ -11,7 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 
 from srtrain.cli.benchmark.child import cpu_seconds
 from srtrain.cli.benchmark.options import positive
@@ -27,6 +29,7 @@ from srtrain.data.sampler import EndlessBatches
 from srtrain.data.sources import Folder
 from srtrain.data.upload import Arriving, Upload
 from srtrain.data.workers import EndlessLoader, _Batches
+from srtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -35,8 +38,10 @@ if TYPE_CHECKING:
     from srtrain.data.imageset import ImageSet
     from srtrain.data.resident import Residence
 
-DECODE, BUILD, REOPEN = "decode alone", "build the cache", "open a known folder"
+DECODE, WRITE, BUILD = "decode alone", "decode, write to one file", "build the cache"
+REOPEN = "open a known folder"
 IN_LOOP = "in the loop"
+QUALITY = 90  # of JPEGs
 DRAWN = 16  # different pictures; more are copies under other names
 SCALE = 4
 PATIENCE_S, POLL_S = 60.0, 1e-3  # with a loader that fills its queue
@@ -52,7 +57,9 @@ class Cost(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """How much is decoded, how much is read."""
-    parser.add_argument("--images", type=positive, default=320, help=f"PNGs of {SIDE}²")
+    parser.add_argument("--images", type=positive, default=320, help="PNGs that are decoded")
+    parser.add_argument("--side", type=positive, default=SIDE, help="of the images, pixels")
+    parser.add_argument("--jpeg", action="store_true", help="JPEGs instead of PNGs")
     parser.add_argument("--batches", type=positive, default=300, help="read in a turn")
     parser.add_argument("--waits", type=positive, default=50, help="steps whose batch is awaited")
     parser.add_argument("--batch", type=positive, default=16)
@@ -60,28 +67,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    """Decoding beside building; then every way to read batches of the same samples."""
+    """Decoding beside building; then every way to read batches of the same samples.
+
+    Raises: ConfigError for images smaller than a patch.
+    """
     from srtrain.inference.upscaler import pick_device
 
+    if options.patch > options.side:
+        what = f"no patches of {options.patch}² from images of {options.side}²"
+        raise ConfigError(what, where="--patch", fix=f"--patch {options.side} at most")
     device = pick_device(options.device)
     with tempfile.TemporaryDirectory(prefix="srtrain-benchmark-") as name:
         root = Path(name)
-        photos = _photos(root, options.images)
+        photos = _photos(root, options)
         tables = _decoding(photos, root, options.rounds)
         images = open_images(Folder(photos), cache_dir=root / "cache", progress=False)
         tables += _reading(images, device, options)
-    about = {"images": options.images, "batch": options.batch, "patch": options.patch}
+    kind = "JPEGs" if options.jpeg else "PNGs"
+    about = {"images": f"{options.images} {kind} of {options.side}²"}
+    about |= {"batch": options.batch, "patch": options.patch}
     return Report("Decoding and reading", {**about, "device": device.type}, tables)
 
 
-def _photos(root: Path, count: int) -> Path:
-    draw_pictures(root / "drawn", count=min(DRAWN, count), scale=SCALE)
-    drawn = sorted((root / "drawn" / "hr").iterdir())
+def _photos(root: Path, options: argparse.Namespace) -> Path:
+    count, folder = options.images, root / "drawn"
+    draw_pictures(folder, count=min(DRAWN, count), scale=SCALE, side=options.side)
+    drawn = sorted((folder / "hr").iterdir())
+    if options.jpeg:
+        drawn = [_as_jpeg(path) for path in drawn]
     (root / "photos").mkdir()
     for number in range(count):
-        path = root / "photos" / f"{number:05}.png"
+        path = root / "photos" / f"{number:05}{drawn[0].suffix}"
         path.hardlink_to(drawn[number % len(drawn)])
     return root / "photos"
+
+
+def _as_jpeg(path: Path) -> Path:
+    made = path.with_suffix(".jpg")
+    with Image.open(path) as picture:
+        picture.save(made, quality=QUALITY)
+    return made
 
 
 def _cost(work: Callable[[], object]) -> Cost:
@@ -91,13 +116,18 @@ def _cost(work: Callable[[], object]) -> Cost:
 
 
 def _decoding(photos: Path, root: Path, rounds: int) -> list[Table]:
-    """A loop around the fastest decoder, in as many processes; the build; and a second opening."""
+    """Loops around the fastest decoder, one of which writes; the build; and a second opening."""
     paths = sorted(photos.iterdir())
-    cache = root / "cache"
+    cache, pixels = root / "cache", root / "pixels.u8"
 
-    def decode() -> None:
-        for _ in parallel(partial(_decode, paths), range(len(paths)), title="", progress=False):
+    def each(work: Callable[[int], object]) -> None:
+        for _ in parallel(work, range(len(paths)), title="", progress=False):
             pass
+
+    def write() -> Cost:
+        pixels.unlink(missing_ok=True)
+        pixels.touch()
+        return _cost(partial(each, partial(_write, paths, pixels)))
 
     def reopen() -> None:
         open_images(Folder(photos), cache_dir=cache, progress=False)
@@ -107,26 +137,43 @@ def _decoding(photos: Path, root: Path, rounds: int) -> list[Table]:
         return _cost(reopen)
 
     arms: dict[str, Callable[[], Cost]] = {
-        DECODE: partial(_cost, decode),
+        DECODE: partial(_cost, partial(each, partial(_decode, paths))),
+        WRITE: write,
         BUILD: build,
         REOPEN: partial(_cost, reopen),
     }
     costs = _turns(arms, rounds)
-    count, both = len(paths), (DECODE, BUILD)
-    cpu = [Arm(name, [count / cost.cpu_s for cost in costs[name]]) for name in both]
-    wall = [Arm(name, [count / cost.wall_s for cost in costs[name]]) for name in both]
+    pixels.unlink()
+    count, all_ = len(paths), (DECODE, WRITE, BUILD)
+    cpu = [Arm(name, [count / cost.cpu_s for cost in costs[name]]) for name in all_]
+    wall = [Arm(name, [count / cost.wall_s for cost in costs[name]]) for name in all_]
     known = Arm(REOPEN, [1e3 * cost.cpu_s for cost in costs[REOPEN]])
     return [
-        Table("From PNG to cache", "images a CPU-second", cpu, DECODE, "more"),
-        Table("From PNG to cache, all cores", "images a second", wall, DECODE, "more"),
+        Table("From files to cache", "images a CPU-second", cpu, DECODE, "more"),
+        Table("From files to cache, all cores", "images a second", wall, DECODE, "more"),
         Table("A known folder", "CPU-ms", [known]),
     ]
 
 
 def _decode(paths: list[Path], index: int) -> None:
+    _pixels(paths[index])
+
+
+def _write(paths: list[Path], target: Path, index: int) -> None:
+    """Nothing is hashed, checked or noted: what a cache on the disk takes at least."""
+    pixels = _pixels(paths[index])
+    with target.open("r+b", buffering=0) as stream:
+        os.pwrite(stream.fileno(), pixels, index * pixels.nbytes)
+
+
+def _pixels(path: Path) -> np.ndarray:
     from kornia_rs import io as fast
 
-    fast.decode_image_png_u8(paths[index].read_bytes(), (SIDE, SIDE), "rgb")
+    content = path.read_bytes()
+    if path.suffix == ".jpg":
+        return np.asarray(fast.decode_image_jpegturbo(content, "rgb"))
+    size = int.from_bytes(content[20:24]), int.from_bytes(content[16:20])  # of the PNG's header
+    return np.asarray(fast.decode_image_png_u8(content, size, "rgb"))
 
 
 def _reading(images: ImageSet, device: torch.device, options: argparse.Namespace) -> list[Table]:
