@@ -86,12 +86,12 @@ def write_beside(path: Path, content: Content, *, synced: bool = False) -> Path:
         if synced:
             os.fsync(stream.fileno())
         else:
-            _begin_to_sync(stream.fileno())
+            begin_to_sync(stream.fileno())
     return temporary
 
 
-def _begin_to_sync(descriptor: int) -> None:
-    """Have the disk begin, where that can be said: waits for many files are half as long then."""
+def begin_to_sync(descriptor: int) -> None:
+    """Have the disk begin, where that can be said: waits for much are half as long then."""
     with contextlib.suppress(AttributeError):  # Linux has it; what fails is told by the sync
         _libc().sync_file_range(descriptor, _NOUGHT, _NOUGHT, _SYNC_FILE_RANGE_WRITE)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from srtrain.data import cache
+from srtrain.data import cache, decoding
 from srtrain.data.cache import open_images
 from srtrain.data.collection import Files
 from srtrain.data.sources import Bundled, Concat, Folder, Synthetic
@@ -25,6 +25,22 @@ def test_pixels_are_the_files(tmp_path: Path, count: int) -> None:
     for index, name in enumerate(images.names):
         np.testing.assert_array_equal(images.hr(index), read_rgb8(folder / f"{name}.png"))
     assert not images.hr(0).flags.writeable
+
+
+def test_the_disk_begins_while_images_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So many bytes at a time, to the file that the pixels are in."""
+    begun = []
+    monkeypatch.setattr(decoding, "WAITING", 2 * 3 * 40 * 40)
+    monkeypatch.setattr(decoding, "begin_to_sync", lambda file: begun.append(os.fstat(file)))
+    folder = tmp_path / "hr"
+    for index in range(7):
+        save(folder / f"{index}.png", noise(40, 40, index))
+    images = open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
+    assert len(images) == 7
+    (pixels,) = (tmp_path / "cache").rglob("pixels.u8")
+    assert [found.st_ino for found in begun] == [pixels.stat().st_ino] * 3
 
 
 def test_known_folder_opens_without_reading_a_file(

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
 from srtrain.files import fingerprint_of
-from srtrain.images import header, image_size, read_hashed, read_rgb8, shown
+from srtrain.images import image_size, read_hashed, read_rgb8, shown, survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ class Files(Collection):
 
     def survey(self, index: int) -> Survey:
         """From the headers; of animations, that only their first frame is used."""
-        found = [header(path) for path in self.rows[index]]
+        found = [survey(path) for path in self.rows[index]]
         notes = "; ".join(note for each in found for note in each.notes)
         return Survey(tuple(each.size for each in found), notes)
 

@@ -13,6 +13,7 @@ import xxhash
 from srtrain.data.collection import Survey
 from srtrain.data.parallel import HEADERS_PER_PROCESS, parallel
 from srtrain.errors import SrtrainError
+from srtrain.files import begin_to_sync
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 RECORD = struct.Struct("<QQ32s")
 """A line of the journal: number of a decoded image, XXH3 of its pixels, its digest."""
+WAITING = 2**24
+"""Bytes that are decoded before the disk begins with them, so that little is left for the end."""
 UNREADABLE = "unreadable"
 """Stands for the digest of a file that cannot be read."""
 
@@ -96,17 +99,20 @@ def decode_all(
     todo = [i for i, item in enumerate(surveys) if isinstance(item, Survey) and i not in done]
     work = functools.partial(_decode_into, collection, pixels, shapes, offsets)
     digests = [done.get(index, UNREADABLE) for index in range(len(surveys))]
-    failed = {}
-    with journal.open("ab") as stream:
+    failed, waiting = {}, 0
+    with journal.open("ab") as stream, pixels.open("rb") as written:
         for index, found in parallel(work, todo, title="decoding", progress=progress):
             digests[index] = found.digest
             if found.fault:
                 failed[index] = found.fault
-            else:
-                stream.write(RECORD.pack(index, found.checksum, bytes.fromhex(found.digest)))
-                stream.flush()
-    with pixels.open("rb") as stream:
-        os.fsync(stream.fileno())
+                continue
+            stream.write(RECORD.pack(index, found.checksum, bytes.fromhex(found.digest)))
+            stream.flush()
+            waiting += int(shapes[index].prod(axis=1).sum()) * 3
+            if waiting >= WAITING:
+                begin_to_sync(written.fileno())
+                waiting = 0
+        os.fsync(written.fileno())
     return digests, failed
 
 

@@ -1,11 +1,11 @@
 """Any image file ⇄ arrays and tensors: upright, RGB or gray, 8 or 16 bit, alpha apart."""
 
-from srtrain.images.fast import pixels_in, read_hashed, read_quickly, read_rgb8
+from srtrain.images.fast import pixels_in, read_hashed, read_quickly, read_rgb8, survey
 from srtrain.images.listing import IMAGE_SUFFIXES, list_images
 from srtrain.images.opening import shown
 from srtrain.images.picture import Picture, from_tensor, round_levels, to_tensor, to_uint8
 from srtrain.images.png import Sheet, write_png
-from srtrain.images.reading import from_pillow, header, image_size, read_picture
+from srtrain.images.reading import from_pillow, image_size, read_picture
 from srtrain.images.writing import (
     WRITABLE_SUFFIXES,
     takes_strips,
@@ -21,7 +21,6 @@ __all__ = [
     "Sheet",
     "from_pillow",
     "from_tensor",
-    "header",
     "image_size",
     "list_images",
     "pixels_in",
@@ -31,6 +30,7 @@ __all__ = [
     "read_rgb8",
     "round_levels",
     "shown",
+    "survey",
     "takes_strips",
     "to_pillow",
     "to_tensor",

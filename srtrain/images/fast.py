@@ -17,14 +17,14 @@ import xxhash
 from srtrain.errors import DataError
 from srtrain.files import fingerprint_of
 from srtrain.images import deep
+from srtrain.images.heads import HEAD, JPEG, jpeg_size, plain_size
 from srtrain.images.opening import decoding, opened, orientation, refuse_bomb, refuse_special
 from srtrain.images.picture import Picture, Pixels
-from srtrain.images.reading import image_size, read_picture
+from srtrain.images.reading import Header, header, image_size, read_picture
 
 if TYPE_CHECKING:
     from io import FileIO
 
-_JPEG = b"\xff\xd8\xff"
 _SLACK = 16 * 2**20  # bytes beside the pixels: profiles, previews, text
 _MORE = frozenset({b"iCCP", b"acTL"})  # chunks of what a Picture tells beside its pixels
 _PROFILE = 16 * 2**10  # compressed: the fast decoder unpacks up to a thousand times as much
@@ -59,6 +59,21 @@ def pixels_in(path: Path) -> int:
     return height * width
 
 
+def survey(path: Path) -> Header:
+    """As ``header``; of a plain file that is damaged beyond its first bytes its size all the same.
+
+    Raises: DataError naming the file and the reason.
+    """
+    with decoding(path):
+        refuse_special(path)
+        with path.open("rb", buffering=0) as stream:
+            size = plain_size(stream.read(HEAD))
+        if size is None:
+            return header(path)
+        refuse_bomb((size[1], size[0]), path)
+        return Header(size, ())
+
+
 def read_rgb8(path: Path) -> Pixels:
     """uint8 (H, W, 3) of any image file, for training; alpha is laid over white.
 
@@ -83,7 +98,7 @@ def _plain(path: Path) -> _Plain | None:
         with path.open("rb", buffering=0) as stream:  # buffers would be copied twice
             head = stream.read(deep.PNG_HEADER)
             stream.seek(0)
-            return (_plain_jpeg if head.startswith(_JPEG) else _plain_png)(path, head, stream)
+            return (_plain_jpeg if head.startswith(JPEG) else _plain_png)(path, head, stream)
 
 
 def _plain_png(path: Path, head: bytes, stream: FileIO) -> _Plain | None:
@@ -106,15 +121,19 @@ def _plain_png(path: Path, head: bytes, stream: FileIO) -> _Plain | None:
 
 def _plain_jpeg(path: Path, _head: bytes, stream: FileIO) -> _Plain | None:
     """Upright RGB, by the fast decoder; None if it is not that, or damaged: Pillow may mend it."""
-    with opened(path) as image:
-        width, height = image.size
-        if image.format != "JPEG" or image.mode != "RGB" or orientation(image) != 1:
-            return None
-        whole = "icc_profile" not in image.info
+    size, whole = jpeg_size(stream.read(HEAD)), True
+    if size is None:
+        with opened(path) as image:
+            if image.format != "JPEG" or image.mode != "RGB" or orientation(image) != 1:
+                return None
+            size, whole = (image.height, image.width), "icc_profile" not in image.info
+    height, width = size
+    refuse_bomb((width, height), path)
     if path.stat().st_size > 3 * width * height + _SLACK:
         return None
     from kornia_rs import io as fast
 
+    stream.seek(0)
     content = stream.read()
     try:
         pixels = np.asarray(fast.decode_image_jpegturbo(content, "rgb"))

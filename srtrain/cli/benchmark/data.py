@@ -163,7 +163,7 @@ def _write(paths: list[Path], target: Path, index: int) -> None:
     """Nothing is hashed, checked or noted: what a cache on the disk takes at least."""
     pixels = _pixels(paths[index])
     with target.open("r+b", buffering=0) as stream:
-        os.pwrite(stream.fileno(), pixels, index * pixels.nbytes)
+        os.pwrite(stream.fileno(), pixels.data, index * pixels.nbytes)
 
 
 def _pixels(path: Path) -> np.ndarray:
