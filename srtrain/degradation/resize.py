@@ -172,8 +172,16 @@ def _resized(levels: Tensor, zoom: Fraction, *, dim: int) -> Tensor:
 
 def _product(matrix: Tensor, levels: Tensor, dim: int) -> Tensor:
     with torch.autocast(levels.device.type, enabled=False):
+        if dim == -2 and _lies_by_pixel(levels):  # planes would be copied first
+            rows = levels.permute(0, 2, 3, 1).flatten(2)
+            return (matrix @ rows).unflatten(2, (-1, levels.shape[1])).permute(0, 3, 1, 2)
         made: Tensor = matrix @ levels if dim == -2 else levels @ matrix.T
     return made
+
+
+def _lies_by_pixel(levels: Tensor) -> bool:
+    """Whether a row is one pixel's channels after the other's, as in channels_last."""
+    return levels.dim() == 4 and levels.stride(1) == 1 and levels.stride(3) == levels.shape[1] > 1
 
 
 def _dtype_of_levels(scale: float) -> torch.dtype:
