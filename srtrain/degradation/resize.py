@@ -171,11 +171,14 @@ def _resized(levels: Tensor, zoom: Fraction, *, dim: int) -> Tensor:
 
 
 def _product(matrix: Tensor, levels: Tensor, dim: int) -> Tensor:
+    made: Tensor
     with torch.autocast(levels.device.type, enabled=False):
         if dim == -2 and _lies_by_pixel(levels):  # planes would be copied first
-            rows = levels.permute(0, 2, 3, 1).flatten(2)
-            return (matrix @ rows).unflatten(2, (-1, levels.shape[1])).permute(0, 3, 1, 2)
-        made: Tensor = matrix @ levels if dim == -2 else levels @ matrix.T
+            batch, channels, _, width = levels.shape
+            rows = matrix @ levels.permute(0, 2, 3, 1).flatten(2)
+            made = rows.view(batch, -1, width, channels).permute(0, 3, 1, 2)
+        else:
+            made = matrix @ levels if dim == -2 else levels @ matrix.T
     return made
 
 
