@@ -67,3 +67,5 @@ def test_every_arm_of_the_data_is_measured(kind: str, monkeypatch: pytest.Monkey
 def test_a_patch_that_is_no_part_of_an_image_is_refused() -> None:
     with pytest.raises(ConfigError, match="patches of 192² from images of 64²"):
         data.measure(options_of(data, "--side 64"))
+    with pytest.raises(ConfigError, match="at least 32²"):
+        data.measure(options_of(data, "--side 31 --patch 4"))

@@ -16,6 +16,7 @@ from srtrain.color import luma
 from srtrain.degradation.resize import (
     Bicubic,
     _dtype_of_levels,
+    _lies_by_pixel,
     _resize_levels,
     bicubic_uint8,
     resize_matrix,
@@ -158,7 +159,9 @@ def test_float32_is_taken_where_it_is_exact(scale: int, side: int, precision: st
 
 
 @pytest.mark.parametrize("scale", [1.3, 2, 3, 4])
-@pytest.mark.parametrize("shape", [(4, 3, 96, 48), (1, 3, 480, 336), (2, 1, 24, 24), (2, 3, 12, 1)])
+@pytest.mark.parametrize(
+    "shape", [(4, 3, 96, 48), (1, 3, 480, 336), (2, 1, 24, 24), (2, 3, 12, 1), (0, 3, 24, 24)]
+)
 def test_order_in_memory_changes_no_level(scale: float, shape: tuple[int, ...]) -> None:
     levels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(2)).float()
     zoom, last = 1 / Fraction(scale), torch.channels_last
@@ -166,6 +169,7 @@ def test_order_in_memory_changes_no_level(scale: float, shape: tuple[int, ...]) 
     for dtype in (torch.float64, _dtype_of_levels(scale)):
         found = _resize_levels(levels.to(dtype, memory_format=last), zoom)
         assert torch.equal(found.double(), expected)
+    assert _lies_by_pixel(levels.contiguous(memory_format=last)) == (shape[1] == 3)
     enlarged = _resize_levels(levels.double().contiguous(memory_format=last), Fraction(scale))
     assert torch.equal(enlarged, _resize_levels(levels.double(), Fraction(scale)))
 

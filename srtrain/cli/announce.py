@@ -192,7 +192,7 @@ def devices(options: TrainerOptions) -> str:
         how += ", compiled (the first steps take a minute or more)"
     if not options.uses_gpu:
         gains = options.precision == "auto" and narrows(_device(options), "auto")
-        hint = "; trainer.precision=bf16 is faster on this CPU" if gains else ""
+        hint = "; trainer.precision=bf16 may be faster here" if gains else ""
         return f"{options.devices} × CPU, {how}{hint}"
     idle = torch.cuda.device_count() - options.devices
     rest = f", {idle} more stay idle (trainer=ddp trainer.devices=N)" if idle > 0 else ""

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 RECORD = struct.Struct("<QQ32s")
 """A line of the journal: number of a decoded image, XXH3 of its pixels, its digest."""
 WAITING = 2**24
-"""Bytes that are decoded before the disk begins with them, so that little is left for the end."""
+"""Bytes that are decoded before the disk begins with them, so that little is left for the end.
+
+Where the disk is slower than the decoders, beginning waits for it as the end would.
+"""
 UNREADABLE = "unreadable"
 """Stands for the digest of a file that cannot be read."""
 

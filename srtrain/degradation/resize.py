@@ -176,7 +176,7 @@ def _product(matrix: Tensor, levels: Tensor, dim: int) -> Tensor:
         if dim == -2 and _lies_by_pixel(levels):  # planes would be copied first
             batch, channels, _, width = levels.shape
             rows = matrix @ levels.permute(0, 2, 3, 1).flatten(2)
-            made = rows.view(batch, -1, width, channels).permute(0, 3, 1, 2)
+            made = rows.view(batch, len(matrix), width, channels).permute(0, 3, 1, 2)
         else:
             made = matrix @ levels if dim == -2 else levels @ matrix.T
     return made

@@ -60,7 +60,7 @@ def pixels_in(path: Path) -> int:
 
 
 def survey(path: Path) -> Header:
-    """As ``header``; of a plain file that is damaged beyond its first bytes its size all the same.
+    """As ``header``; of a plain file that is damaged further on its size all the same.
 
     Raises: DataError naming the file and the reason.
     """

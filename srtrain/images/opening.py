@@ -49,7 +49,7 @@ def decoding(path: Path) -> Iterator[None]:
     """Turns whatever a decoder throws at a bad file into a DataError with the reason."""
     try:
         yield
-    except DataError:
+    except (DataError, ConfigError):  # the latter of a limit that is no number
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error)) from error

@@ -91,8 +91,8 @@ class TrainerOptions:
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """bf16 where asked for, and on GPUs that have it.
 
-        Not on CPUs, though those that multiply it gain: there ranks and micro-batches change
-        nothing but the last digits, and that is where it is looked at.
+        Not on CPUs, though some gain by it: in fp32 ranks and micro-batches change nothing but
+        the last digits, and that is what CPUs are used to check.
         """
         gains = self.uses_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         wanted = self.precision == "bf16" or (self.precision == "auto" and gains)

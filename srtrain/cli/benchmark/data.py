@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -42,6 +43,7 @@ DECODE, WRITE, BUILD = "decode alone", "decode, write to one file", "build the c
 REOPEN = "open a known folder"
 IN_LOOP = "in the loop"
 QUALITY = 90  # of JPEGs
+LEAST = 32  # pixels a side
 DRAWN = 16  # different pictures; more are copies under other names
 SCALE = 4
 PATIENCE_S, POLL_S = 60.0, 1e-3  # with a loader that fills its queue
@@ -69,10 +71,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def measure(options: argparse.Namespace) -> Report:
     """Decoding beside building; then every way to read batches of the same samples.
 
-    Raises: ConfigError for images smaller than a patch.
+    Raises: ConfigError for images that are smaller than a patch, or too small to be drawn.
     """
     from srtrain.inference.upscaler import pick_device
 
+    if options.side < LEAST:
+        raise ConfigError(f"images have at least {LEAST}²", where=f"--side {options.side}")
     if options.patch > options.side:
         what = f"no patches of {options.patch}² from images of {options.side}²"
         raise ConfigError(what, where="--patch", fix=f"--patch {options.side} at most")
@@ -160,10 +164,11 @@ def _decode(paths: list[Path], index: int) -> None:
 
 
 def _write(paths: list[Path], target: Path, index: int) -> None:
-    """Nothing is hashed, checked or noted: what a cache on the disk takes at least."""
+    """Nothing is hashed, checked, noted or synced: what a cache on the disk takes at least."""
     pixels = _pixels(paths[index])
     with target.open("r+b", buffering=0) as stream:
-        os.pwrite(stream.fileno(), pixels.data, index * pixels.nbytes)
+        if os.pwrite(stream.fileno(), pixels.data, index * pixels.nbytes) < pixels.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
 
 
 def _pixels(path: Path) -> np.ndarray:
