@@ -182,7 +182,7 @@ def test_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_header_that_lies_is_a_bad_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = folder_of(tmp_path / "hr", 1)
-    monkeypatch.setattr(collection, "header", lambda _: Header((41, 52), ()))
+    monkeypatch.setattr(collection, "survey", lambda _: Header((41, 52), ()))
     with pytest.raises(DataError, match="its header says 52x41"):
         open_images(Folder(folder), cache_dir=tmp_path / "cache", progress=False)
 
