@@ -1,4 +1,4 @@
-"""The sizes of plain files by their first bytes: what Pillow takes .1 ms for takes a tenth.
+"""The sizes of plain files by their first bytes: in a third of the time that Pillow takes.
 
 Plain is what Pillow has nothing to say about: no tags, profiles, text, further pictures, nor any
 segment or chunk that it might refuse.

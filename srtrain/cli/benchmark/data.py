@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -24,6 +23,7 @@ from srtrain.cli.benchmark.workload import SIDE, draw_pictures
 from srtrain.data.ahead import AHEAD, Ahead
 from srtrain.data.cache import open_images
 from srtrain.data.crops import TrainingCrops
+from srtrain.data.decoding import _write_at
 from srtrain.data.parallel import parallel
 from srtrain.data.resident import resident
 from srtrain.data.sampler import EndlessBatches
@@ -31,6 +31,7 @@ from srtrain.data.sources import Folder
 from srtrain.data.upload import Arriving, Upload
 from srtrain.data.workers import EndlessLoader, _Batches
 from srtrain.errors import ConfigError
+from srtrain.images.heads import plain_size
 
 if TYPE_CHECKING:
     import argparse
@@ -166,9 +167,7 @@ def _decode(paths: list[Path], index: int) -> None:
 def _write(paths: list[Path], target: Path, index: int) -> None:
     """Nothing is hashed, checked, noted or synced: what a cache on the disk takes at least."""
     pixels = _pixels(paths[index])
-    with target.open("r+b", buffering=0) as stream:
-        if os.pwrite(stream.fileno(), pixels.data, index * pixels.nbytes) < pixels.nbytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    _write_at(target, index * pixels.nbytes, pixels.data.cast("B"))
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -177,8 +176,7 @@ def _pixels(path: Path) -> np.ndarray:
     content = path.read_bytes()
     if path.suffix == ".jpg":
         return np.asarray(fast.decode_image_jpegturbo(content, "rgb"))
-    size = int.from_bytes(content[20:24]), int.from_bytes(content[16:20])  # of the PNG's header
-    return np.asarray(fast.decode_image_png_u8(content, size, "rgb"))
+    return np.asarray(fast.decode_image_png_u8(content, plain_size(content), "rgb"))
 
 
 def _reading(images: ImageSet, device: torch.device, options: argparse.Namespace) -> list[Table]:
